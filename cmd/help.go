@@ -1,0 +1,76 @@
+package cmd
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// usage prints how to call c: its verbs grouped by purpose, its flags wrapped to the terminal and each with its
+// MP_* twin.
+func usage(e *env, c *cobra.Command) error {
+	out := c.OutOrStderr()
+	var b strings.Builder
+	b.WriteString("Usage:\n")
+	if c.HasAvailableSubCommands() {
+		fmt.Fprintf(&b, "  %s VERB [flags]\n", c.CommandPath())
+	} else {
+		fmt.Fprintf(&b, "  %s\n", c.UseLine())
+	}
+	if c.HasExample() {
+		fmt.Fprintf(&b, "\nExamples:\n%s\n", strings.TrimRight(c.Example, "\n"))
+	}
+	writeVerbs(&b, c)
+	width := min(max(e.width(out), 60), 120)
+	writeFlags(&b, "Flags:", c.LocalNonPersistentFlags(), width)
+	writeFlags(&b, "Flags of every verb:", c.Root().PersistentFlags(), width)
+	if !c.HasParent() {
+		b.WriteString("\nShell completion: source <(mp completion bash), or zsh, fish, powershell.\n")
+	}
+	if c.HasAvailableSubCommands() {
+		fmt.Fprintf(&b, "More about a verb: %s VERB --help\n", c.CommandPath())
+	}
+	_, err := out.Write([]byte(b.String()))
+	return err
+}
+
+// writeVerbs lists the commands below c, by group where c has groups.
+func writeVerbs(b *strings.Builder, c *cobra.Command) {
+	list := func(title, group string) {
+		first := true
+		for _, child := range c.Commands() {
+			if child.GroupID != group || !(child.IsAvailableCommand() || child.Name() == "help") {
+				continue
+			}
+			if first {
+				fmt.Fprintf(b, "\n%s\n", title)
+				first = false
+			}
+			fmt.Fprintf(b, "  %-12s %s\n", child.Name(), child.Short)
+		}
+	}
+	for _, g := range c.Groups() {
+		list(g.Title, g.ID)
+	}
+	list("Verbs:", "")
+}
+
+// writeFlags lists flags under a title, each followed by its twin in the environment.
+func writeFlags(b *strings.Builder, title string, flags *pflag.FlagSet, width int) {
+	shown := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		twinned := *f
+		if hasTwin(f) {
+			twinned.Usage += " [" + twin(f.Name) + "]"
+		}
+		shown.AddFlag(&twinned)
+	})
+	if shown.HasFlags() {
+		fmt.Fprintf(b, "\n%s\n%s", title, shown.FlagUsagesWrapped(width))
+	}
+}
