@@ -1,0 +1,141 @@
+package data
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// Sampler says which images form which batch: a pure function of (seed, epoch, step), so that any worker, also one that
+// joins late or resumes, computes the same batches without having seen the earlier ones. It holds no state and no memory
+// that grows with the number of images, and may be used from any number of goroutines.
+type Sampler struct {
+	seed     uint64
+	n, batch int
+	dropLast bool
+	shuffle  bool
+}
+
+// NewSampler returns the sampler that visits n images in another order each epoch, batch at a time. The last batch of an
+// epoch holds what is left, or is dropped when it would be incomplete and dropLast is set. The error is ErrData when there
+// would be no batch at all.
+func NewSampler(seed uint64, n, batch int, dropLast bool) (*Sampler, error) {
+	if n < 1 || n > math.MaxInt32 {
+		return nil, badf("sample %d images: need 1 to %d", n, math.MaxInt32)
+	}
+	if batch < 1 {
+		return nil, badf("sample batches of %d images: need at least 1", batch)
+	}
+	if dropLast && batch > n {
+		return nil, badf("sample batches of %d out of %d images, dropping incomplete ones: nothing is left; choose a batch size of at most %d", batch, n, n)
+	}
+	return &Sampler{seed: seed, n: n, batch: batch, dropLast: dropLast, shuffle: true}, nil
+}
+
+// NewSequence returns the sampler that visits n images in their own order, every one of them, as validation does.
+func NewSequence(n, batch int) (*Sampler, error) {
+	s, err := NewSampler(0, n, batch, false)
+	if err != nil {
+		return nil, err
+	}
+	s.shuffle = false
+	return s, nil
+}
+
+// Steps is the number of batches of an epoch, at least 1.
+func (s *Sampler) Steps() int {
+	if s.dropLast {
+		return s.n / s.batch
+	}
+	return (s.n-1)/s.batch + 1
+}
+
+// At returns the image at position i of an epoch's order, 0 <= i < n, in constant time.
+func (s *Sampler) At(epoch, i int) int32 {
+	if !s.shuffle {
+		return int32(i)
+	}
+	p := newPermutation(s.seed, epoch, s.n)
+	return int32(p.at(uint64(i)))
+}
+
+// Order returns the whole order of an epoch: a permutation of 0..n-1, incomplete batch included.
+func (s *Sampler) Order(epoch int) []int32 { return s.span(epoch, 0, s.n) }
+
+// Batch returns the images of one step, 0 <= step < Steps().
+func (s *Sampler) Batch(epoch, step int) []int32 { return s.Shard(epoch, step, 0, 1) }
+
+// Shard returns part shard of the shards contiguous parts of a step's batch. Their sizes differ by at most one, some are
+// empty when there are more shards than images, and one after another they are the batch.
+func (s *Sampler) Shard(epoch, step, shard, shards int) []int32 {
+	if step < 0 || step >= s.Steps() || shard < 0 || shard >= shards {
+		panic(fmt.Sprintf("data: shard %d of %d of step %d of %d", shard, shards, step, s.Steps()))
+	}
+	first := step * s.batch
+	size := min(s.batch, s.n-first)
+	return s.span(epoch, first+size*shard/shards, first+size*(shard+1)/shards)
+}
+
+// span returns the images at positions from..to-1 of an epoch's order.
+func (s *Sampler) span(epoch, from, to int) []int32 {
+	ids := make([]int32, to-from)
+	if !s.shuffle {
+		for i := range ids {
+			ids[i] = int32(from + i)
+		}
+		return ids
+	}
+	p := newPermutation(s.seed, epoch, s.n)
+	for i := range ids {
+		ids[i] = int32(p.at(uint64(from + i)))
+	}
+	return ids
+}
+
+// permutation is a keyed bijection of 0..n-1 that needs no table: a Feistel network on pairs (l, r) with l < a and
+// r < b, where a*b is the least such product above n, walked until it falls below n (Black and Rogaway, "Ciphers with
+// arbitrary finite domains", CT-RSA 2002, sections 3 and 4). Less than 1 + 1/sqrt(n) walks are needed on average.
+type permutation struct {
+	n, a, b uint64
+	keys    [feistelRounds]uint64
+}
+
+// feistelRounds is even, so that both halves are mixed as often.
+const feistelRounds = 10
+
+func newPermutation(seed uint64, epoch, n int) permutation {
+	p := permutation{n: uint64(n)}
+	p.a = uint64(math.Sqrt(float64(n)))
+	for p.a*p.a < p.n {
+		p.a++
+	}
+	p.b = (p.n-1)/p.a + 1
+	r := seeded([]uint64{seed, uint64(epoch), purposeOrder})
+	for i := range p.keys {
+		p.keys[i] = r.Uint64()
+	}
+	return p
+}
+
+func (p *permutation) at(i uint64) uint64 {
+	for {
+		l, r := i/p.b, i%p.b
+		for k := 0; k < feistelRounds; k += 2 {
+			if l += below(mix64(r^p.keys[k]), p.a); l >= p.a {
+				l -= p.a
+			}
+			if r += below(mix64(l^p.keys[k+1]), p.b); r >= p.b {
+				r -= p.b
+			}
+		}
+		if i = l*p.b + r; i < p.n {
+			return i
+		}
+	}
+}
+
+// below maps 64 random bits to 0..n-1.
+func below(u, n uint64) uint64 {
+	hi, _ := bits.Mul64(u, n)
+	return hi
+}
