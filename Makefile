@@ -1,0 +1,95 @@
+# make            fetches libtorch, compiles the C++ and leaves ./mp
+# make demo       trains scenenet on this machine for a few minutes (DATA=DIR for your own MiniPlaces)
+# make test       everything CI checks
+# make cuda       compiles the CUDA sources (no GPU needed)
+# make venv       a Python with the same torch, for the comparisons with PyTorch
+# eval "$(make env)"   lets plain go commands find libtorch
+
+SHELL      := /bin/bash
+BUILD      := $(CURDIR)/build
+SITE       := $(BUILD)/site
+LIB        := $(BUILD)/lib
+OBJ        := $(BUILD)/obj
+LIBTORCH   ?= $(SITE)/torch
+CXX        := g++
+GOTORCH     = $(shell go list -m -f '{{.Dir}}' github.com/wangkuiyi/gotorch)
+
+CXXFLAGS   := -std=c++20 -O3 -fPIC -fvisibility=default
+OURS       := -Wall -Wextra -Werror
+TORCHFLAGS := -isystem $(LIBTORCH)/include -isystem $(LIBTORCH)/include/torch/csrc/api/include
+TORCHLINK  := -L$(LIBTORCH)/lib -ltorch_cpu -lc10 -Wl,-rpath,$(LIBTORCH)/lib -Wl,-rpath,'$$ORIGIN/../site/torch/lib'
+
+# An empty libtorch.so comes first on the link path: gotorch names -ltorch, whose real library drags all of CUDA in.
+export CGO_CFLAGS  := -O2
+export CGO_LDFLAGS := -L$(LIB) -L$(LIBTORCH)/lib -Wl,--as-needed -Wl,--allow-shlib-undefined -Wl,-rpath,$(LIB) -Wl,-rpath,$(LIBTORCH)/lib
+
+OPS_SRC    := $(wildcard ops/csrc/*.cc)
+PIXEL_SRC  := $(wildcard ops/pixel/csrc/*.cc)
+CUDA_SRC   := $(wildcard ops/csrc/*.cu ops/pixel/csrc/*.cu)
+HEADERS    := $(wildcard ops/csrc/*.h ops/pixel/csrc/*.h)
+GOTORCH_CC := cuda device functional init memory optim pickle tensor torch
+LIBS       := $(LIB)/libtorch.so $(LIB)/libcgotorch.so $(LIB)/libmpops.so $(LIB)/libmppixel.so
+GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
+
+JOBS       := $(shell nproc)
+.DEFAULT_GOAL := all
+.PHONY: all mp-up-to-date libs system demo test vet lint race cuda venv env clean
+
+all: system
+	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
+	@$(MAKE) --no-print-directory mp
+	@echo "mp is up to date: ./mp --help"
+
+libs: system
+	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
+
+mp: $(LIBS) $(GO_SRC)
+	go build -o mp .
+
+# The two headers that no registry of Go or Python carries.
+system:
+	@if ! command -v go >/dev/null || ! command -v g++ >/dev/null || ! command -v python3 >/dev/null; then \
+		echo "mp needs go, g++ and python3 with pip: apt-get install golang g++ python3 python3-pip" >&2; exit 1; fi
+	@if ! echo '#include <stdio.h>\n#include <jpeglib.h>' | sed 's/\\n/\n/' | g++ -E -x c++ - >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq libjpeg62-turbo-dev || apt-get install -y -qq libjpeg-turbo8-dev; \
+		else echo "missing libjpeg-turbo headers; run: sudo apt-get install -y libjpeg-dev" >&2; exit 1; fi; fi
+
+$(LIBTORCH)/lib/libtorch_cpu.so:
+	@if [ "$(LIBTORCH)" != "$(SITE)/torch" ]; then echo "LIBTORCH=$(LIBTORCH) holds no lib/libtorch_cpu.so" >&2; exit 1; fi
+	deploy/libtorch.sh $(SITE)
+	@touch $@
+
+$(LIB)/libtorch.so:
+	@mkdir -p $(LIB)
+	echo | $(CXX) -shared -x c++ - -o $@
+
+$(OBJ)/gotorch/%.o: go.mod $(LIBTORCH)/lib/libtorch_cpu.so
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -w $(TORCHFLAGS) -I$(GOTORCH) -c $(GOTORCH)/cgotorch/$*.cc -o $@
+
+$(LIB)/libcgotorch.so: $(GOTORCH_CC:%=$(OBJ)/gotorch/%.o)
+	@mkdir -p $(LIB)
+	$(CXX) -shared $^ -o $@ $(TORCHLINK)
+
+$(OBJ)/ops/%.o: ops/csrc/%.cc $(HEADERS) $(LIBTORCH)/lib/libtorch_cpu.so
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
+
+$(LIB)/libmpops.so: $(OPS_SRC:ops/csrc/%.cc=$(OBJ)/ops/%.o)
+	@mkdir -p $(LIB)
+	$(CXX) -shared $^ -o $@ $(TORCHLINK)
+
+$(OBJ)/pixel/%.o: ops/pixel/csrc/%.cc $(HEADERS)
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(OURS) -c $< -o $@
+
+$(LIB)/libmppixel.so: $(PIXEL_SRC:ops/pixel/csrc/%.cc=$(OBJ)/pixel/%.o)
+	@mkdir -p $(LIB)
+	$(CXX) -shared $^ -o $@ -ljpeg
+
+env:
+	@echo "export CGO_CFLAGS='$(CGO_CFLAGS)'"
+	@echo "export CGO_LDFLAGS='$(CGO_LDFLAGS)'"
+
+clean:
+	rm -rf $(OBJ) $(LIB) mp

@@ -1,0 +1,85 @@
+// The C boundary of package ops: opaque handles, integers and floats; every call returns a status and never throws.
+//
+// A tensor handle is an at::Tensor*, the same as gotorch's, so both libraries pass the same tensors. A result marked
+// "new" belongs to the caller, who frees it with mp_tensor_free. A status other than MP_OK comes with a message in err,
+// a buffer of MP_ERR bytes that the caller supplies.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { MP_OK = 0, MP_FAILED = 1, MP_OUT_OF_MEMORY = 2 };
+enum { MP_ERR = 1024 };
+
+typedef void *mp_tensor;
+
+// One argument of an ATen operation.
+enum { MP_NONE, MP_TENSOR, MP_INT, MP_FLOAT, MP_BOOL, MP_INTS, MP_TENSORS, MP_BOOLS, MP_DEVICE };
+typedef struct {
+  int32_t kind;
+  int32_t n;          // length of ints or tensors
+  int64_t i;          // MP_INT, MP_BOOL; MP_DEVICE: index of the GPU, -1 for the CPU
+  double f;           // MP_FLOAT
+  mp_tensor t;        // MP_TENSOR, borrowed; null is an undefined tensor (None)
+  const int64_t *ints;  // MP_INTS, MP_BOOLS
+  mp_tensor *tensors;   // MP_TENSORS, borrowed
+} mp_value;
+
+// Calls the ATen operation `name` with overload `overload` ("" for the default) through the dispatcher, autograd
+// included. Arguments left out at the end take the schema's defaults. results: new tensors, max of them at most; an
+// undefined result is null; *n is how many the operation has.
+int mp_call(const char *name, const char *overload, const mp_value *args, int nargs, mp_tensor *results, int max, int *n,
+            char *err);
+
+// d loss / d inputs[i] for a scalar loss, into results (new). Computes nothing for other leaves. An input that the loss
+// does not depend on is an error naming its index, unless allow_unused: then its result is null.
+int mp_grad(mp_tensor loss, const mp_tensor *inputs, int n, int allow_unused, mp_tensor *results, char *err);
+
+// A leaf that shares memory with t and asks for a gradient (new).
+int mp_leaf(mp_tensor t, mp_tensor *result, char *err);
+// A tensor over memory that the caller keeps alive; strides may be null (contiguous). result: new.
+int mp_wrap(void *data, int dtype, const int64_t *sizes, const int64_t *strides, int dims, mp_tensor *result, char *err);
+// A view of the flat buffer (1-d): elements offset.. as sizes; channels_last lays a 4-d view out NHWC. result: new.
+int mp_view(mp_tensor flat, int64_t offset, const int64_t *sizes, int dims, int channels_last, mp_tensor *result, char *err);
+// Copies n tensors one after another into the views given (same shapes, any layout and dtype): gradients into a flat buffer.
+int mp_copy_into(const mp_tensor *from, const mp_tensor *views, int n, char *err);
+// Copies t, as C-contiguous elements of its own dtype, to bytes of host memory; size must be exact.
+int mp_read(mp_tensor t, void *bytes, int64_t size, char *err);
+// The address of a contiguous tensor's first element, and its size in bytes.
+int mp_data(mp_tensor t, void **data, int64_t *bytes, char *err);
+int mp_describe(mp_tensor t, int *dtype, int *device, int *channels_last, int *requires_grad, char *err);
+void mp_tensor_free(mp_tensor t);
+mp_tensor mp_tensor_share(mp_tensor t);  // a second handle on the same tensor (new)
+
+// Thread-local: whether operations record a graph. Returns the mode before.
+int mp_set_grad_enabled(int enabled);
+// The intra-op threads of the calling thread.
+int mp_set_threads(int n, char *err);
+// Makes operations with undefined order of summation fail rather than differ between runs.
+int mp_set_deterministic(int on, char *err);
+
+// dlopens libtorch_cuda.so and our own CUDA library, then reports how many GPUs there are. Must come before the first
+// tensor operation of the process.
+int mp_open_cuda(const char *torch_cuda, const char *mp_cuda, int *gpus, char *err);
+int mp_synchronize(int device, char *err);
+// GPU memory in bytes: allocated now, peak since the last reset, free on the device, total.
+int mp_cuda_memory(int gpu, int64_t out[4], char *err);
+
+// The CPU allocator: blocks are kept and used again, so that a training step after the first asks nothing of the kernel.
+void mp_memory_install(void);
+void mp_memory_stats(int64_t *used, int64_t *peak, int64_t *cached);
+void mp_memory_reset_peak(void);
+void mp_memory_trim(void);
+
+// Dropout: y = x * keep(key, i) / (1 - p), where keep is true with probability 1-p and depends on the sample's key and on
+// the position i in the sample (C-order of the logical shape). keys: one per sample (first dimension). mask: new, in x's
+// dtype and layout.
+int mp_dropout_mask(mp_tensor x, const uint64_t *keys, int n, double p, mp_tensor *mask, char *err);
+
+#ifdef __cplusplus
+}
+#endif
