@@ -1,0 +1,9 @@
+package inproc
+
+import (
+	"testing"
+
+	"mp/allreduce/allreducetest"
+)
+
+func TestConformance(t *testing.T) { allreducetest.Run(t, New) }
