@@ -81,20 +81,20 @@ func TestReadTorchRefusesPrograms(t *testing.T) {
 	}
 }
 
-// Every way to cut a file short or to damage a byte gives an error that says so, or, for bytes that mean nothing, the
-// same tensors; never a crash, never other weights.
+// A file cut short anywhere is an error that says so, and damage never more than an error. (Without a checksum, as in
+// the old format, a changed weight is just another weight.)
 func TestReadTorchDamaged(t *testing.T) {
 	for _, name := range []string{"sgd", "legacy", "adamw"} {
 		whole, err := os.ReadFile("testdata/" + name + ".pth")
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n := 0; n < len(whole); n += 7 {
+		for n := 0; n < len(whole); n += 17 {
 			if _, err := decodeFile(bytes.NewReader(whole[:n]), int64(n)); !errors.Is(err, ErrFormat) {
 				t.Fatalf("%s cut to %d bytes: got %v, want ErrFormat", name, n, err)
 			}
 		}
-		for n := 0; n < len(whole); n += 3 {
+		for n := 0; n < len(whole); n += 11 {
 			b := bytes.Clone(whole)
 			b[n] ^= 0x10
 			if _, err := decodeFile(bytes.NewReader(b), int64(len(b))); err != nil && !errors.Is(err, ErrFormat) {
