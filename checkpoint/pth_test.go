@@ -171,10 +171,7 @@ func TestExportTorchRoundTrip(t *testing.T) {
 func TestReadReference(t *testing.T) {
 	dir := filepath.Join(shared.Dir(t), "checkpoints")
 	s := mustRead(t, filepath.Join(dir, "simplenet_44.02.pth.tar"))
-	parameters := 0
-	for _, x := range s.Model {
-		parameters += x.Len()
-	}
+	parameters := Parameters(s.Model)
 	if len(s.Model) != 16 || parameters != 365028 || s.Meta.Arch != "simplenet" || s.Meta.Epoch != 58 || s.Meta.BestTop1 != 44.02 || len(s.Optimizer) != 0 {
 		t.Errorf("simplenet_44.02: got %d tensors, %d parameters, %+v, %d optimizer tensors", len(s.Model), parameters, s.Meta, len(s.Optimizer))
 	}

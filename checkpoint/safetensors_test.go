@@ -153,6 +153,10 @@ func TestStats(t *testing.T) {
 	if s := FromFloat32s("x", []int64{1}, []float32{nan}).Stats(); s != (Stats{NonFinite: 1}) {
 		t.Errorf("got %+v, want zeros", s)
 	}
+	huge := Tensor{DType: F64, Shape: []int64{2}, Data: append(binary.LittleEndian.AppendUint64(nil, math.Float64bits(-1.7e308)), binary.LittleEndian.AppendUint64(nil, math.Float64bits(1.7e308))...)}
+	if s := huge.Stats(); s.Mean != 0 || s.Std != 1.7e308 {
+		t.Errorf("got %+v, want mean 0, std 1.7e308", s)
+	}
 	// Element types, against what PyTorch was given.
 	tensors := mustRead(t, "testdata/bare.pth").Model
 	for name, want := range map[string][]float32{

@@ -183,30 +183,34 @@ type Stats struct {
 	NonFinite           int     // elements that are NaN or infinite
 }
 
-// Stats computes the summary in float64, in two passes.
+// Stats computes the summary in float64, in two passes over elements divided by the largest, so that nothing overflows.
 func (t Tensor) Stats() Stats {
 	s := Stats{Min: math.Inf(1), Max: math.Inf(-1)}
-	finite, sum := 0, 0.0
+	var finite []float64
 	for i := range t.Len() {
 		v := t.at(i)
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			s.NonFinite++
 			continue
 		}
-		finite++
-		sum += v
+		finite = append(finite, v)
 		s.Min, s.Max = min(s.Min, v), max(s.Max, v)
 	}
-	if finite == 0 {
+	if len(finite) == 0 {
 		return Stats{NonFinite: s.NonFinite}
 	}
-	s.Mean = sum / float64(finite)
-	squares := 0.0
-	for i := range t.Len() {
-		if v := t.at(i); !math.IsNaN(v) && !math.IsInf(v, 0) {
-			squares += (v - s.Mean) * (v - s.Mean)
-		}
+	largest := max(-s.Min, s.Max)
+	if largest == 0 {
+		return s
 	}
-	s.Std = math.Sqrt(squares / float64(finite))
+	n, sum, squares := float64(len(finite)), 0.0, 0.0
+	for _, v := range finite {
+		sum += v / largest
+	}
+	mean := sum / n
+	for _, v := range finite {
+		squares += (v/largest - mean) * (v/largest - mean)
+	}
+	s.Mean, s.Std = mean*largest, math.Sqrt(squares/n)*largest
 	return s
 }

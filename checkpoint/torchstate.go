@@ -229,6 +229,17 @@ func (s *State) numbering(groups *list, names []string) (ids []int64, named []st
 	return ids, named, ""
 }
 
+// Parameters counts the elements of a model that training updates: all but batch norm's running statistics.
+func Parameters(model []Tensor) int {
+	n := 0
+	for _, t := range model {
+		if !isBuffer(t.Name) {
+			n += t.Len()
+		}
+	}
+	return n
+}
+
 // isBuffer recognises the entries of a state dictionary that no optimizer updates: batch norm's running statistics.
 func isBuffer(name string) bool {
 	for _, suffix := range []string{"running_mean", "running_var", "num_batches_tracked"} {

@@ -46,7 +46,7 @@ func writeWith(create creator, dir, name string, s *State) (path string, err err
 		}
 	}()
 	if !validName(name) {
-		return "", fmt.Errorf("%q cannot name a checkpoint", name)
+		return "", malformed("%q cannot name a checkpoint: choose another name", name)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err

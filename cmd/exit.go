@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"mp/checkpoint"
 	"mp/job"
 )
 
@@ -30,7 +31,7 @@ func (u usageError) Unwrap() error { return u.err }
 
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
-	return []error{job.ErrConfig}
+	return []error{job.ErrConfig, checkpoint.ErrFormat}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

@@ -54,6 +54,7 @@ const (
 // verbs lists every verb, in the order shown by the help.
 func verbs() []verb {
 	return []verb{
+		{groupFiles, newCheckpointCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
