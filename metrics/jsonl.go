@@ -1,0 +1,170 @@
+package metrics
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Names of the files of a run directory that JSONL writes: numbers by step, and what else happened.
+const (
+	MetricsFile = "metrics.jsonl"
+	EventsFile  = "events.jsonl"
+)
+
+// JSONL is a Sink that appends every event as one line of JSON to the files of a run directory: steps, epochs and
+// validations to MetricsFile, the start, stories and the summary to EventsFile; progress is not kept. A line is handed to
+// the system at once, so a killed process loses none and at most cuts the last one short.
+type JSONL struct {
+	metrics, events *os.File
+	err             error // the first that happened; nothing is written after it
+}
+
+// NewJSONL opens the files in dir, which must exist, to append. A last line cut short by a crash is removed first.
+func NewJSONL(dir string) (*JSONL, error) {
+	metrics, err := openToAppend(filepath.Join(dir, MetricsFile))
+	if err != nil {
+		return nil, err
+	}
+	events, err := openToAppend(filepath.Join(dir, EventsFile))
+	if err != nil {
+		metrics.Close()
+		return nil, err
+	}
+	return &JSONL{metrics: metrics, events: events}, nil
+}
+
+// openToAppend opens a file of lines and cuts what follows the last complete one.
+func openToAppend(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open log of the run: %w", err)
+	}
+	whole, err := endOfLastLine(f)
+	if err == nil {
+		err = f.Truncate(whole)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("continue log %s of the run: %w", path, err)
+	}
+	return f, nil
+}
+
+// endOfLastLine is the offset after the last line feed of f, found from the end.
+func endOfLastLine(f *os.File) (int64, error) {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	block := make([]byte, 1<<16)
+	for end > 0 {
+		n := min(end, int64(len(block)))
+		if _, err := f.ReadAt(block[:n], end-n); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(block[:n], '\n'); i >= 0 {
+			return end - n + int64(i) + 1, nil
+		}
+		end -= n
+	}
+	return 0, nil
+}
+
+// Emit appends e to its file.
+func (j *JSONL) Emit(e Event) {
+	if j.err != nil || e.Kind == KindProgress {
+		return
+	}
+	f := j.events
+	switch e.Kind {
+	case KindStep, KindEpoch, KindValidation:
+		f = j.metrics
+	}
+	line, err := json.Marshal(e)
+	if err == nil {
+		_, err = f.Write(append(line, '\n'))
+	}
+	if err != nil {
+		j.err = fmt.Errorf("append to log of the run: %w", err)
+	}
+}
+
+// Close makes the files durable and returns the first error since NewJSONL.
+func (j *JSONL) Close() error {
+	return errors.Join(j.err, j.metrics.Sync(), j.events.Sync(), j.metrics.Close(), j.events.Close())
+}
+
+// maxLine bounds a line that Read takes, in bytes: a summary or a whole job is far below it.
+const maxLine = 16 << 20
+
+// Read returns the events of one file that JSONL wrote. A last line cut short is left out. A run that was killed and
+// resumed repeats steps; of metrics of the same kind and update only the newest is kept, in the place of the first.
+func Read(r io.Reader) ([]Event, error) {
+	type key struct {
+		kind   Kind
+		update int
+	}
+	var events []Event
+	seen := map[key]int{}
+	lines := bufio.NewReaderSize(r, 1<<16)
+	for n := 1; ; n++ {
+		line, err := readLine(lines)
+		if errors.Is(err, io.EOF) {
+			return events, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read log of a run, line %d: %w", n, err)
+		}
+		var e Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return nil, fmt.Errorf("read log of a run, line %d: %w", n, err)
+		}
+		update, repeats := e.update()
+		at, again := seen[key{e.Kind, update}]
+		switch {
+		case repeats && again:
+			events[at] = e
+		case repeats:
+			seen[key{e.Kind, update}] = len(events)
+			fallthrough
+		default:
+			events = append(events, e)
+		}
+	}
+}
+
+// readLine returns a complete line without its end; io.EOF for what has no end.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case err == nil:
+			return line[:len(line)-1], nil
+		case len(line) > maxLine:
+			return nil, fmt.Errorf("longer than %d bytes: not a log of a run", maxLine)
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
+}
+
+// update is the place in the run of an event that a resumed run repeats.
+func (e Event) update() (int, bool) {
+	switch {
+	case e.Step != nil:
+		return e.Step.Update, true
+	case e.Epoch != nil:
+		return e.Epoch.Update, true
+	case e.Validation != nil:
+		return e.Validation.Update, true
+	}
+	return 0, false
+}
