@@ -93,7 +93,7 @@ func readOffering(dir string) (*State, error) {
 	return s, nil
 }
 
-// offer adds to err the newest whole checkpoint in dir, other than except.
+// offer adds to err what to do: use the newest whole checkpoint in dir, other than except.
 func offer(dir, except string, err error) error {
 	if !errors.Is(notThere(err), ErrFormat) {
 		return err
@@ -107,7 +107,7 @@ func offer(dir, except string, err error) error {
 			return fmt.Errorf("%w; the newest whole checkpoint beside it is %s: use that one", err, path)
 		}
 	}
-	return err
+	return fmt.Errorf("%w; no other checkpoint is beside it: copy it again from where it came", err)
 }
 
 // verify compares the checksums of the checkpoint in dir without loading it.
