@@ -1,0 +1,85 @@
+package archtest
+
+// module is the module's name in import paths.
+const module = "mp"
+
+// room is what one package may import beside the standard library. A path ending in /... stands for everything below it.
+type room struct {
+	path    string   // below the module; "" is main.go
+	inside  []string // packages of this module
+	outside []string // other modules
+	why     string   // printed when the rule is broken
+}
+
+// rooms is the direction of imports: they point down only.
+func rooms() []room {
+	const torch = "github.com/wangkuiyi/gotorch/..."
+	return []room{
+		{"", []string{"cmd"}, nil, "main.go only calls cmd: whatever decides anything must be testable in process"},
+		{"cmd", []string{"..."}, []string{"..."}, ""},
+		{"job", nil, []string{"github.com/goccy/go-yaml/..."},
+			"a job is only said here, so that whoever plans a run and whoever computes it share it without sharing anything else"},
+		{"worker", []string{"job", "model", "optim", "attack", "explain", "data", "allreduce/...", "checkpoint", "metrics", "mppb", "ops/..."},
+			[]string{torch, "golang.org/x/sync/..."},
+			"a worker meets a coordinator in mppb only, and never knows how it was started"},
+		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
+		{"optim", []string{"ops/..."}, []string{torch}, "an optimizer sees flat buffers, not models"},
+		{"ops", []string{"ops/..."}, []string{torch}, "ops is the bottom of the house: below it is only C"},
+		{"ops/pixel", nil, nil, "pixels are decoded and warped without libtorch, so that data needs none"},
+		{"data", []string{"ops/pixel"}, []string{"golang.org/x/sys/...", "golang.org/x/sync/...", "golang.org/x/image/..."},
+			"data must not need libtorch: decoding and packing work on machines that cannot train"},
+		{"allreduce", nil, nil, "a sum knows nothing of what is summed"},
+		{"allreduce/inproc", []string{"allreduce"}, nil, "a mechanism knows its interface and nothing above it"},
+		{"allreduce/allreducetest", []string{"allreduce"}, nil, "the conformance suite knows the interface only, so that it fits every mechanism"},
+		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
+		{"metrics", nil, []string{"github.com/schollz/progressbar/v3", "golang.org/x/term"},
+			"metrics carries what others tell it and decides nothing about a run"},
+		{"internal/archtest", nil, nil, "the rules stand outside the house"},
+		{"internal/shared", nil, nil, "it finds test material and nothing else"},
+	}
+}
+
+// cgo are the packages that may import "C".
+func cgo() []string { return []string{"ops", "ops/pixel"} }
+
+const whyC = `only ops and ops/pixel import "C": every C call there returns an error, and nothing else can crash the process`
+
+// outer names what only cmd may touch of the world outside.
+const whyOuter = "only cmd reads the command line, environment and signals: everywhere else a run is what its Config says, so tests and clusters can start it"
+
+// outerImports are packages that only cmd may import.
+func outerImports() []string {
+	return []string{"flag", "os/signal", "github.com/spf13/cobra", "github.com/spf13/pflag"}
+}
+
+// outerNames are names of package os that only cmd may use; main.go may use Args to pass it on.
+func outerNames() []string {
+	return []string{"Args", "Getenv", "LookupEnv", "Environ", "ExpandEnv", "Setenv", "Unsetenv"}
+}
+
+// testOnly are packages that no code outside tests may import; they may read the environment.
+func testOnly() []string {
+	return []string{"internal/shared", "internal/archtest", "allreduce/allreducetest"}
+}
+
+// pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.
+func pure() map[string][]string {
+	world := []string{"os", "os/exec", "net", "net/http", "syscall", "time", "crypto/rand"}
+	return map[string][]string{
+		"optim/schedule.go": world,
+		"data/sampler.go":   world,
+		"data/rand.go":      world,
+		"job":               {"os", "os/exec", "net", "net/http", "syscall", "io/ioutil", "path/filepath"},
+	}
+}
+
+const whyPure = "it is pure: the same on every worker and in every resumed run, whatever the clock, the disk and the network say"
+
+const whyInit = "no init() functions: what runs before main cannot be chosen, tested or refused; use a plain table"
+
+// seeded are the names of math/rand and math/rand/v2 that need a seed or draw nothing themselves.
+func seeded() []string {
+	return []string{"New", "NewPCG", "NewChaCha8", "NewSource", "NewZipf", "Rand", "PCG", "ChaCha8", "Source", "Source64", "Zipf"}
+}
+
+const whySeeded = "everything random comes from the run's seed: the process's own generator gives every run and worker other numbers"
