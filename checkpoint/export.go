@@ -38,7 +38,7 @@ func Export(path string, s *State) error {
 		return fmt.Errorf("export %s: %w: the name must end in .safetensors, .pth, .pt or .pth.tar", path, ErrFormat)
 	}
 	if err := replaceFile(createFile, path, fill); err != nil {
-		return fmt.Errorf("export %s: %w", path, err)
+		return fmt.Errorf("export %s: %w", path, advise(err))
 	}
 	return nil
 }

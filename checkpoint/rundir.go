@@ -34,7 +34,7 @@ func setPointer(create creator, dir, pointer, name string) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("point %s at %s: %w", filepath.Join(dir, pointer), name, err)
+		return fmt.Errorf("point %s at %s: %w", filepath.Join(dir, pointer), name, advise(err))
 	}
 	return nil
 }

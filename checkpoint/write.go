@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -42,7 +43,7 @@ func createFile(path string) (file, error) {
 func writeWith(create creator, dir, name string, s *State) (path string, err error) {
 	defer func() {
 		if err != nil {
-			path, err = "", fmt.Errorf("write checkpoint %s: %w", filepath.Join(dir, name), err)
+			path, err = "", fmt.Errorf("write checkpoint %s: %w", filepath.Join(dir, name), advise(err))
 		}
 	}()
 	if !validName(name) {
@@ -126,6 +127,14 @@ func writeFile(create creator, path string, fill func(io.Writer) error) (mark fi
 		return fileMark{}, err
 	}
 	return fileMark{out.n, hex.EncodeToString(sum.Sum(nil))}, nil
+}
+
+// advise adds what to do to the error of a full disk. Everything half-written is gone by then.
+func advise(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w; nothing was left behind: free some space and start the same again", err)
+	}
+	return err
 }
 
 type counter struct {
