@@ -46,10 +46,9 @@ func DecodeAny(jpeg []byte) (Image, error) {
 		return Image{}, fmt.Errorf("decode JPEG: %w: empty", ErrData)
 	}
 	var w, h C.int32_t
-	err := call("decode JPEG", func(message *C.char) C.int {
-		return C.mpp_jpeg_size((*C.uint8_t)(unsafe.Pointer(&jpeg[0])), C.int64_t(len(jpeg)), &w, &h, message)
-	})
-	if err != nil {
+	var why message
+	status := C.mpp_jpeg_size((*C.uint8_t)(unsafe.SliceData(jpeg)), C.int64_t(len(jpeg)), &w, &h, why.buffer())
+	if err := why.check("decode JPEG", status); err != nil {
 		return Image{}, err
 	}
 	m := Image{Pix: make([]byte, int(w)*int(h)*3), W: int(w), H: int(h)}
@@ -78,9 +77,8 @@ func decode(jpegs [][]byte, w, h int, dst []byte) (done int, err error) {
 		return 0, fmt.Errorf("decode JPEG: %w: empty", ErrData)
 	}
 	var n C.int64_t
-	err = call("decode JPEG", func(message *C.char) C.int {
-		return C.mpp_jpeg_decode(&at[0], &size[0], C.int64_t(len(jpegs)), C.int32_t(w), C.int32_t(h),
-			(*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(dst))), &n, message)
-	})
-	return int(n), err
+	var why message
+	status := C.mpp_jpeg_decode(&at[0], &size[0], C.int64_t(len(jpegs)), C.int32_t(w), C.int32_t(h),
+		(*C.uint8_t)(unsafe.SliceData(dst)), &n, why.buffer())
+	return int(n), why.check("decode JPEG", status)
 }

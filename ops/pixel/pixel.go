@@ -9,6 +9,10 @@ package pixel
 /*
 #cgo CFLAGS: -O2
 #cgo LDFLAGS: -lmppixel
+#cgo noescape mpp_gather
+#cgo nocallback mpp_gather
+#cgo noescape mpp_gather_u8
+#cgo nocallback mpp_gather_u8
 #include "csrc/pixel.h"
 */
 import "C"
@@ -27,22 +31,25 @@ const (
 // ErrData is in the chain of errors about the bytes given: truncated, damaged, another format or another size.
 var ErrData = errors.New("bad image data")
 
-// errArgument is in the chain of errors about the call itself; the caller has a bug.
-var errArgument = errors.New("bad argument")
+// ErrArgument is in the chain of errors about what was asked for, such as an image that no batch holds.
+var ErrArgument = errors.New("bad argument")
 
-// call runs one function of the C library, which writes a message into the buffer it gets when its status is not 0.
-func call(doing string, f func(message *C.char) C.int) error {
-	var message [C.MPP_ERROR_BYTES]C.char
-	status := f(&message[0])
+// message is the buffer into which the C library writes what went wrong.
+type message [C.MPP_ERROR_BYTES]C.char
+
+func (m *message) buffer() *C.char { return &m[0] }
+
+// check turns the status of a call of the C library into an error.
+func (m *message) check(doing string, status C.int) error {
 	if status == C.MPP_OK {
 		return nil
 	}
-	text := C.GoString(&message[0])
+	text := C.GoString(&m[0])
 	switch status {
 	case C.MPP_DATA:
 		return fmt.Errorf("%s: %w: %s", doing, ErrData, text)
 	case C.MPP_ARGUMENT:
-		return fmt.Errorf("%s: %w: %s", doing, errArgument, text)
+		return fmt.Errorf("%s: %w: %s", doing, ErrArgument, text)
 	}
 	return fmt.Errorf("%s: %s", doing, text)
 }

@@ -28,6 +28,60 @@ int mpp_jpeg_decode(const uint8_t *const *jpegs, const int64_t *sizes, int64_t c
 // Width and height of a JPEG, from its header.
 int mpp_jpeg_size(const uint8_t *jpeg, int64_t size, int32_t *width, int32_t *height, char *error);
 
+enum { MPP_SIDE = 128, MPP_RECORD = MPP_SIDE * MPP_SIDE * 3 };  // a record: 128 x 128 RGB, interleaved
+enum { MPP_MAX_SIZE = 1024 };                                  // the largest output side
+
+enum { MPP_NEAREST = 0, MPP_BILINEAR = 1, MPP_BICUBIC = 2 };
+enum { MPP_CLAMP = 0, MPP_FILL = 1 };
+enum { MPP_DO_SHARPEN = 1, MPP_DO_GAIN = 2, MPP_DO_MATRIX = 4, MPP_DO_ERASE = 8 };
+enum { MPP_TONE_NONE = 0, MPP_POSTERIZE = 1, MPP_SOLARIZE = 2, MPP_AUTOCONTRAST = 3, MPP_EQUALIZE = 4 };
+enum { MPP_MIX_NONE = 0, MPP_MIX_BLEND = 1, MPP_MIX_PASTE = 2 };
+
+// What happens to one image, in this order. Everything is an integer, so that every processor computes the same bits.
+typedef struct {
+  // Pixel (X, Y) of the output is taken from (map[0] X + map[1] Y + map[2], map[3] X + map[4] Y + map[5]) of the record,
+  // in units of 2^-20 pixels; whole numbers are the centres of pixels.
+  int32_t map[6];
+  uint8_t interpolation;
+  uint8_t border;  // beyond the record: its nearest pixel, or fill
+  uint8_t fill[3];
+  uint8_t steps;  // MPP_DO_*: which of sharpen, gain, matrix and erase are wanted
+  uint8_t tone;   // MPP_TONE_*
+  uint8_t mix;    // MPP_MIX_*
+  int32_t sharpen;      // 2^-8: 0 is smooth, 256 as it is; on the record, before it is sampled
+  uint16_t gain[3];     // 2^-15: v becomes v times gain, clipped, truncated
+  uint8_t tone_level;   // posterize: bits that stay; solarize: the first value turned round
+  uint8_t erase_rgb[3];
+  uint16_t share;       // 2^-15: weight of this image where it is blended with its mate
+  int32_t matrix[12];   // 2^-16: three rows of r, g, b and of the record's mean grey; the sum is rounded and clipped
+  int16_t erase[4];     // left, top, right, bottom (beyond) of output pixels replaced by erase_rgb
+  int16_t paste[4];     // the same, of output pixels that show the mate
+  int32_t mate;         // position in the batch of the image to mix with, done to it all but its own mixing
+} mpp_warp;
+
+enum { MPP_F32 = 0, MPP_BF16 = 1 };
+enum { MPP_NHWC = 0, MPP_NCHW = 1 };
+
+// What is written: (v - mean) * scale for every value v of 0..255.
+typedef struct {
+  int32_t size;  // output is size x size pixels
+  int32_t dtype, layout;
+  float mean[3], scale[3];
+} mpp_out;
+
+// Gathers records index[0..n), warps each and writes n x size x size x 3 (or n x 3 x size x size) values to dst.
+// records: count records one after another.
+int mpp_gather(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
+               const mpp_out *out, void *dst, char *error);
+// The same before normalisation: n x size x size x 3 bytes. Of out only size counts.
+int mpp_gather_u8(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
+                  const mpp_out *out, uint8_t *dst, char *error);
+
+// Resizes an RGB image as OpenCV's resize does: nearest, bilinear or bicubic (a = -0.75), pixel centres at halves (but
+// nearest: at corners), no smoothing before. rgb: new_height x new_width x 3.
+int mpp_resize(const uint8_t *from, int32_t width, int32_t height, int32_t interpolation, uint8_t *rgb,
+               int32_t new_width, int32_t new_height, char *error);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,148 @@
+#include "rows.h"
+
+#include <cstring>
+
+#if defined(__x86_64__)
+#define MPP_ROW __attribute__((target_clones("avx2", "default")))
+#else
+#define MPP_ROW
+#endif
+#define MPP_INLINE __attribute__((always_inline)) inline
+
+namespace mpp {
+namespace {
+
+typedef uint8_t Byte16 __attribute__((vector_size(16)));
+typedef int32_t Int4 __attribute__((vector_size(16)));  // r, g, b and what comes after
+
+MPP_INLINE Int4 load(const uint8_t *at) {
+  int32_t word;
+  std::memcpy(&word, at, 4);
+  constexpr Byte16 spread = {0, 4, 4, 4, 1, 4, 4, 4, 2, 4, 4, 4, 3, 4, 4, 4};
+  return reinterpret_cast<Int4>(__builtin_shuffle(reinterpret_cast<Byte16>(Int4{word, 0, 0, 0}), spread));
+}
+
+MPP_INLINE void store(Int4 v, uint8_t *to) {
+  constexpr Byte16 close = {0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12};
+  int32_t word = reinterpret_cast<Int4>(__builtin_shuffle(reinterpret_cast<Byte16>(v), close))[0];
+  std::memcpy(to, &word, 4);
+}
+
+MPP_INLINE Int4 to_bytes(Int4 v) {
+  v &= ~(v < 0);
+  return (v > 255) ? Int4{255, 255, 255, 255} : v;
+}
+
+MPP_INLINE int fraction(int32_t u) { return (u >> (kCoordBits - kWeightBits)) & (kWeightOne - 1); }
+
+constexpr int kHalf = 1 << (2 * kWeightBits - 1);
+
+template <class T, class Out>
+MPP_INLINE void normalise(const T *__restrict v, const float *__restrict mean, const float *__restrict scale, int n,
+                          Out *__restrict to) {
+  constexpr float unit = sizeof(T) == 1 ? 1.0f : 1.0f / 32768.0f;
+  for (int i = 0; i < n; i++) {
+    float f = (static_cast<float>(v[i]) * unit - mean[i]) * scale[i];
+    if constexpr (sizeof(Out) == 4) {
+      to[i] = f;
+    } else {
+      uint32_t u;
+      std::memcpy(&u, &f, 4);
+      to[i] = static_cast<uint16_t>((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+    }
+  }
+}
+
+}  // namespace
+
+MPP_ROW void bilinear_row(const uint8_t *record, Line line, int n, uint8_t *rgb) {
+  int32_t u = line.u, v = line.v;
+  for (int i = 0; i < n; i++, u += line.du, v += line.dv) {
+    int x = u >> kCoordBits, y = v >> kCoordBits, fx = fraction(u), fy = fraction(v);
+    int x0 = clamp(x, 0, MPP_SIDE - 1) * 3, x1 = clamp(x + 1, 0, MPP_SIDE - 1) * 3;
+    const uint8_t *row0 = record + clamp(y, 0, MPP_SIDE - 1) * (MPP_SIDE * 3);
+    const uint8_t *row1 = record + clamp(y + 1, 0, MPP_SIDE - 1) * (MPP_SIDE * 3);
+    int w11 = fx * fy, w01 = (fx << kWeightBits) - w11, w10 = (fy << kWeightBits) - w11;
+    int w00 = (1 << (2 * kWeightBits)) - w01 - w10 - w11;
+    Int4 sum = load(row0 + x0) * w00 + load(row0 + x1) * w01 + load(row1 + x0) * w10 + load(row1 + x1) * w11;
+    store((sum + kHalf) >> (2 * kWeightBits), rgb + 3 * i);
+  }
+}
+
+MPP_ROW void bicubic_row(const uint8_t *record, Line line, int n, uint8_t *rgb) {
+  int32_t u = line.u, v = line.v;
+  for (int i = 0; i < n; i++, u += line.du, v += line.dv) {
+    int x = u >> kCoordBits, y = v >> kCoordBits, wx[4], wy[4], column[4];
+    cubic(fraction(u), wx);
+    cubic(fraction(v), wy);
+    for (int k = 0; k < 4; k++) column[k] = clamp(x + k - 1, 0, MPP_SIDE - 1) * 3;
+    Int4 sum = {kHalf, kHalf, kHalf, kHalf};
+    for (int j = 0; j < 4; j++) {
+      const uint8_t *row = record + clamp(y + j - 1, 0, MPP_SIDE - 1) * (MPP_SIDE * 3);
+      Int4 h = load(row + column[0]) * wx[0] + load(row + column[1]) * wx[1] + load(row + column[2]) * wx[2] +
+               load(row + column[3]) * wx[3];
+      sum += h * wy[j];
+    }
+    store(to_bytes(sum >> (2 * kWeightBits)), rgb + 3 * i);
+  }
+}
+
+MPP_ROW void gain_row(const uint16_t *gain, int n, uint8_t *rgb) {
+  constexpr int kPeriod = 48;
+  uint16_t g[kPeriod];
+  for (int j = 0; j < kPeriod; j++) g[j] = gain[j % 3];
+  // 2 v times gain has its high half where v times gain has its whole part.
+  auto one = [&](uint8_t v, int j) __attribute__((always_inline)) {
+    uint16_t w = static_cast<uint16_t>(static_cast<uint32_t>(static_cast<uint16_t>(2 * v)) * g[j] >> 16);
+    return static_cast<uint8_t>(w > 255 ? 255 : w);
+  };
+  int i = 0;
+  for (; i + kPeriod <= 3 * n; i += kPeriod) {
+    for (int j = 0; j < kPeriod; j++) rgb[i + j] = one(rgb[i + j], j);
+  }
+  for (int j = 0; i + j < 3 * n; j++) rgb[i + j] = one(rgb[i + j], j);
+}
+
+MPP_ROW void matrix_row(const int32_t *matrix, const int32_t *offset, int n, uint8_t *rgb) {
+  Int4 r = {matrix[0], matrix[4], matrix[8]}, g = {matrix[1], matrix[5], matrix[9]};
+  Int4 b = {matrix[2], matrix[6], matrix[10]}, o = {offset[0], offset[1], offset[2]};
+  for (int i = 0; i < n; i++) {
+    uint8_t *at = rgb + 3 * i, next = at[3];
+    store(to_bytes((r * at[0] + g * at[1] + b * at[2] + o) >> 16), at);
+    at[3] = next;
+  }
+}
+
+MPP_ROW void reverse_row(const uint8_t *from, int n, uint8_t *to) {
+  constexpr Byte16 turn = {13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0};
+  int i = 0;
+  for (; i + 6 <= n; i += 5) {
+    Byte16 v;  // five pixels and the last byte of the one before
+    std::memcpy(&v, from + 3 * (n - i) - 16, 16);
+    v = __builtin_shuffle(v, turn);
+    std::memcpy(to + 3 * i, &v, 16);
+  }
+  for (; i < n; i++) {
+    const uint8_t *at = from + 3 * (n - 1 - i);
+    for (int c = 0; c < 3; c++) to[3 * i + c] = at[c];
+  }
+}
+
+MPP_ROW void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane) {
+  for (int i = 0; i < n; i++) plane[i] = rgb[3 * i + channel];
+}
+
+MPP_ROW void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, float *to) {
+  normalise(v, mean, scale, n, to);
+}
+MPP_ROW void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, uint16_t *to) {
+  normalise(v, mean, scale, n, to);
+}
+MPP_ROW void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, float *to) {
+  normalise(v, mean, scale, n, to);
+}
+MPP_ROW void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, uint16_t *to) {
+  normalise(v, mean, scale, n, to);
+}
+
+}  // namespace mpp

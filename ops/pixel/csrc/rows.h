@@ -1,0 +1,36 @@
+// Work on whole rows of output pixels, in vectors. Each function does to a row what one of warp.h does to a pixel, bit for
+// bit; those that end in _row exist for AVX2 and for any processor, and the library picks when it is loaded.
+#pragma once
+
+#include "warp.h"
+
+namespace mpp {
+
+// Bytes that a row must have beyond its pixels, and a record beyond its end: vectors of four bytes hold three channels.
+constexpr int kSpare = 16;
+
+// A line through the record: pixel i of the row is at (u + i du, v + i dv), Q20.
+struct Line {
+  int32_t u, v, du, dv;
+};
+
+// n pixels by bilinear or bicubic interpolation, nearest pixels beyond the edge. record has kSpare readable bytes more.
+void bilinear_row(const uint8_t *record, Line line, int n, uint8_t *rgb);
+void bicubic_row(const uint8_t *record, Line line, int n, uint8_t *rgb);
+
+// The stages of colour, in place.
+void gain_row(const uint16_t *gain, int n, uint8_t *rgb);
+void matrix_row(const int32_t *matrix, const int32_t *offset, int n, uint8_t *rgb);
+
+// n pixels in reverse order; to has kSpare bytes more. The two may not overlap.
+void reverse_row(const uint8_t *from, int n, uint8_t *to);
+// One of three channels of n pixels.
+void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane);
+
+// n values, each v or, of blended ones, v / 32768: less mean[i], times scale[i].
+void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, float *to);
+void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, uint16_t *to);
+void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, float *to);
+void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, uint16_t *to);
+
+}  // namespace mpp

@@ -1,0 +1,116 @@
+package pixel
+
+/*
+#include "csrc/pixel.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"unsafe"
+)
+
+// DType is the type of the values that Gather writes.
+type DType int32
+
+const (
+	F32  DType = C.MPP_F32
+	BF16 DType = C.MPP_BF16 // rounded to nearest, ties to even
+)
+
+// Bytes is the size of one value.
+func (d DType) Bytes() int {
+	if d == BF16 {
+		return 2
+	}
+	return 4
+}
+
+// Layout is the order of the values that Gather writes.
+type Layout int32
+
+const (
+	NHWC Layout = C.MPP_NHWC // channels_last
+	NCHW Layout = C.MPP_NCHW
+)
+
+// OutSpec says what Gather writes: Size x Size pixels an image, each value v of 0..255 as (v/255 - Mean) / Std.
+type OutSpec struct {
+	Size      int
+	DType     DType
+	Layout    Layout
+	Mean, Std [3]float32
+}
+
+// ImageNet fills in the mean and standard deviation that the reference normalises with.
+func (s OutSpec) ImageNet() OutSpec {
+	s.Mean = [3]float32{0.485, 0.456, 0.406}
+	s.Std = [3]float32{0.229, 0.224, 0.225}
+	return s
+}
+
+// Bytes is the size of one image written.
+func (s OutSpec) Bytes() int { return s.Size * s.Size * 3 * s.DType.Bytes() }
+
+// c is the same for C. A value is (v - 255 Mean) * 1/(255 Std), both rounded to float32 once.
+func (s OutSpec) c() C.mpp_out {
+	out := C.mpp_out{size: C.int32_t(s.Size), dtype: C.int32_t(s.DType), layout: C.int32_t(s.Layout)}
+	for i := range 3 {
+		out.mean[i] = C.float(float64(s.Mean[i]) * 255)
+		out.scale[i] = C.float(1 / (float64(s.Std[i]) * 255))
+	}
+	return out
+}
+
+// Gather writes the records index, each warped by the Warp at its place, to dst: N, H, W, C or N, C, H, W values of
+// len(index)*spec.Bytes() bytes. records holds records of RecordBytes one after another, such as a mapped pack. One pass, on
+// the calling thread; safe for concurrent use. The error is ErrArgument: an index beyond the records, a Warp out of range.
+func Gather(dst, records []byte, index []int32, warps []Warp, spec OutSpec) error {
+	if err := fits(dst, records, index, warps, spec.Bytes()); err != nil {
+		return err
+	}
+	for _, s := range spec.Std {
+		if !(s > 0) || math.IsInf(float64(s), 0) {
+			return fmt.Errorf("gather: %w: standard deviation %v", ErrArgument, s)
+		}
+	}
+	if len(index) == 0 {
+		return nil
+	}
+	var why message
+	out := spec.c()
+	status := C.mpp_gather((*C.uint8_t)(unsafe.SliceData(records)), C.int64_t(len(records)/RecordBytes),
+		(*C.int32_t)(unsafe.SliceData(index)), (*C.mpp_warp)(unsafe.Pointer(unsafe.SliceData(warps))), C.int64_t(len(index)),
+		&out, unsafe.Pointer(unsafe.SliceData(dst)), why.buffer())
+	runtime.KeepAlive(warps)
+	return why.check("gather", status)
+}
+
+// GatherBytes is Gather before normalisation: it writes N, size, size, 3 bytes.
+func GatherBytes(dst, records []byte, index []int32, warps []Warp, size int) error {
+	if err := fits(dst, records, index, warps, size*size*3); err != nil || len(index) == 0 {
+		return err
+	}
+	var why message
+	out := C.mpp_out{size: C.int32_t(size)}
+	status := C.mpp_gather_u8((*C.uint8_t)(unsafe.SliceData(records)), C.int64_t(len(records)/RecordBytes),
+		(*C.int32_t)(unsafe.SliceData(index)), (*C.mpp_warp)(unsafe.Pointer(unsafe.SliceData(warps))), C.int64_t(len(index)),
+		&out, (*C.uint8_t)(unsafe.SliceData(dst)), why.buffer())
+	runtime.KeepAlive(warps)
+	return why.check("gather", status)
+}
+
+// fits checks what the C library cannot see: the lengths of slices.
+func fits(dst, records []byte, index []int32, warps []Warp, each int) error {
+	switch {
+	case len(records)%RecordBytes != 0:
+		return fmt.Errorf("gather: %w: %d bytes of records, not a multiple of %d", ErrArgument, len(records), RecordBytes)
+	case len(index) != len(warps):
+		return fmt.Errorf("gather: %w: %d images but %d warps", ErrArgument, len(index), len(warps))
+	case each < 1 || len(dst) != len(index)*each:
+		return fmt.Errorf("gather: %w: %d images of %d bytes into %d", ErrArgument, len(index), each, len(dst))
+	}
+	return nil
+}
