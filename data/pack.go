@@ -25,8 +25,8 @@ const (
 // Decoder turns JPEGs into records, many images per call.
 type Decoder interface {
 	// Decode writes image i as 128x128 RGB, rows from the top, to dst[i*RecordBytes:]. len(dst) is
-	// len(jpegs)*RecordBytes; grey images become RGB. It returns an error for each image, nil where all is well, and
-	// keeps nothing of its arguments. It may be called from several goroutines at once.
+	// len(jpegs)*RecordBytes; grey images become RGB. It returns nil when all are good, else an error for each image
+	// (nil for the good ones), and keeps nothing of its arguments. It may be called from several goroutines at once.
 	Decode(jpegs [][]byte, dst []byte) []error
 }
 

@@ -128,7 +128,7 @@ func TestFlippedBitIsFound(t *testing.T) {
 		}
 	}
 	for at := uint64(0); at < p.h.records.at; at++ {
-		if header := at < packPage; header && at%31 == 0 || !header && at%3 == 0 || at == packPage-1 {
+		if header := at < packPage; header && at%43 == 0 || !header && at%7 == 0 || at == packPage-1 {
 			flip(at)
 		}
 	}
