@@ -75,11 +75,11 @@ func (s *Scope) Wrap(memory []byte, d DType, channelsLast bool, shape ...int64) 
 		nhwc := [4]int64{h * w * c, 1, w * c, c}
 		strides = (*C.int64_t)(&nhwc[0])
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	var t C.mp_tensor
 	status := C.mp_wrap(unsafe.Pointer(&memory[0]), C.int(d), (*C.int64_t)(&shape[0]), strides, C.int(len(shape)), &t, &message[0])
 	if status != C.MP_OK {
-		s.Fail(check(status, "wrap", &message))
+		s.Fail(check(status, "wrap", message))
 		return torch.Tensor{}
 	}
 	return s.own(adopt(t))

@@ -32,6 +32,8 @@ type Device struct {
 	quit   chan struct{} // closed by Close
 	done   chan struct{} // closed when the thread has ended
 	once   sync.Once
+
+	message [C.MP_ERR]C.char // of the device's thread
 }
 
 // OpenDevice starts the device's thread. The first device of a process decides whether CUDA is loaded, since libtorch asks

@@ -78,11 +78,11 @@ func (f *Flat) viewOf(s *Scope, buffer torch.Tensor, p *Param) torch.Tensor {
 	if len(shape) == 0 {
 		shape = []int64{1}
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	var t C.mp_tensor
 	status := C.mp_view(handle(buffer), C.int64_t(p.offset), (*C.int64_t)(&shape[0]), C.int(len(p.Shape)), C.int(truth(f.last)), &t, &message[0])
 	if status != C.MP_OK {
-		s.Fail(check(status, "view "+p.Name, &message))
+		s.Fail(check(status, "view "+p.Name, message))
 		return torch.Tensor{}
 	}
 	return s.own(adopt(t))
@@ -143,9 +143,9 @@ func (f *Flat) Gather(s *Scope, tensors []torch.Tensor, buffer torch.Tensor) {
 			return
 		}
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	if status := C.mp_copy_into(&from[0], &views[0], C.int(len(from)), &message[0]); status != C.MP_OK {
-		c.Fail(check(status, "gather", &message))
+		c.Fail(check(status, "gather", message))
 	}
 	runtime.KeepAlive(tensors)
 }

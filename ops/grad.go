@@ -18,10 +18,10 @@ func (s *Scope) Leaf(x torch.Tensor) torch.Tensor {
 		s.Fail(errUndefined)
 		return torch.Tensor{}
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	var t C.mp_tensor
 	if status := C.mp_leaf(handle(x), &t, &message[0]); status != C.MP_OK {
-		s.Fail(check(status, "leaf", &message))
+		s.Fail(check(status, "leaf", message))
 		return torch.Tensor{}
 	}
 	runtime.KeepAlive(x)
@@ -51,12 +51,12 @@ func (s *Scope) Grad(loss torch.Tensor, inputs ...torch.Tensor) []torch.Tensor {
 		return out
 	}
 	results := make([]C.mp_tensor, len(inputs))
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	status := C.mp_grad(handle(loss), &handles[0], C.int(len(handles)), 0, &results[0], &message[0])
 	runtime.KeepAlive(inputs)
 	runtime.KeepAlive(loss)
 	if status != C.MP_OK {
-		s.Fail(check(status, "gradient", &message))
+		s.Fail(check(status, "gradient", message))
 		return out
 	}
 	for i, r := range results {

@@ -138,12 +138,12 @@ func (s *Scope) dropoutMask(x torch.Tensor, p float64, keys []uint64) torch.Tens
 		s.Fail(fmt.Errorf("dropout: %d keys, input %s", len(keys), shapes([]torch.Tensor{x})))
 		return torch.Tensor{}
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	var mask C.mp_tensor
 	status := C.mp_dropout_mask(handle(x), (*C.uint64_t)(&keys[0]), C.int(len(keys)), C.double(p), &mask, &message[0])
 	runtime.KeepAlive(x)
 	if status != C.MP_OK {
-		s.Fail(check(status, "dropout", &message))
+		s.Fail(check(status, "dropout", message))
 		return torch.Tensor{}
 	}
 	return s.own(adopt(mask))

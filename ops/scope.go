@@ -112,6 +112,9 @@ func (s *Scope) NoGrad(f func()) {
 	f()
 }
 
+// message is the buffer for what C says of an error; one a device, since a device does one thing at a time.
+func (s *Scope) message() *[C.MP_ERR]C.char { return &s.device.message }
+
 func (s *Scope) own(t torch.Tensor) torch.Tensor {
 	if Defined(t) {
 		s.owned = append(s.owned, t)
@@ -181,11 +184,11 @@ func (s *Scope) calls(name string, n int, args ...any) []torch.Tensor {
 	}
 	var results [8]C.mp_tensor
 	var count C.int
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	status := C.mp_call(cname, coverload, &values[0], C.int(len(args)), &results[0], C.int(len(results)), &count, &message[0])
 	runtime.KeepAlive(args)
 	if status != C.MP_OK {
-		s.Fail(check(status, op+" "+shapes(inputs), &message))
+		s.Fail(check(status, op+" "+shapes(inputs), message))
 		return out
 	}
 	for i := 0; i < int(count); i++ {

@@ -27,22 +27,18 @@ size_t rounded(size_t n) {
   return (n + step - 1) / step * step;
 }
 
-struct Block {
-  size_t size;
-  void *data;
-};
+// A block is its size, in the first kAlign bytes, and the data after them: oneDNN frees by the data's address alone.
+size_t &size_of(void *data) { return *reinterpret_cast<size_t *>(static_cast<char *>(data) - kAlign); }
 
 class Keeper final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t n) override {
     if (n == 0) return {nullptr, nullptr, &release, at::Device(at::kCPU)};
-    size_t size = rounded(n);
-    void *data = take(size);
-    auto *block = new Block{size, data};
-    return {data, block, &release, at::Device(at::kCPU)};
+    void *data = take(rounded(n + kAlign));
+    return {data, data, &release, at::Device(at::kCPU)};
   }
 
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
 
   void copy_data(void *to, const void *from, std::size_t n) const override { std::memcpy(to, from, n); }
 
@@ -92,28 +88,27 @@ class Keeper final : public c10::Allocator {
   }
 
   static void *fresh(size_t size) {
-    void *data = nullptr;
-    if (posix_memalign(&data, size >= kHuge ? kHuge : kAlign, size) != 0) return nullptr;
-    if (size >= kHuge) madvise(data, size, MADV_HUGEPAGE);
+    void *block = nullptr;
+    if (posix_memalign(&block, size >= kHuge ? kHuge : kAlign, size) != 0) return nullptr;
+    if (size >= kHuge) madvise(block, size, MADV_HUGEPAGE);
+    void *data = static_cast<char *>(block) + kAlign;
+    size_of(data) = size;
     return data;
   }
 
-  static void release(void *context) {
-    if (!context) return;
-    auto *block = static_cast<Block *>(context);
+  static void release(void *data) {
+    if (!data) return;
     Keeper &k = instance();
-    {
-      std::lock_guard<std::mutex> lock(k.mu_);
-      k.free_[block->size].push_back(block->data);
-      k.used_ -= block->size;
-      k.cached_ += block->size;
-    }
-    delete block;
+    size_t size = size_of(data);
+    std::lock_guard<std::mutex> lock(k.mu_);
+    k.free_[size].push_back(data);
+    k.used_ -= size;
+    k.cached_ += size;
   }
 
   void trim_locked() {
     for (auto &[size, list] : free_) {
-      for (void *data : list) std::free(data);
+      for (void *data : list) std::free(static_cast<char *>(data) - kAlign);
       cached_ -= size * list.size();
       list.clear();
     }
