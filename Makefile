@@ -16,6 +16,12 @@ GOTORCH     = $(shell go list -m -f '{{.Dir}}' github.com/wangkuiyi/gotorch)
 
 CXXFLAGS   := -std=c++20 -O3 -fPIC -fvisibility=default
 OURS       := -Wall -Wextra -Werror
+
+# GPUs: sm_80 code runs on all of generation 8; from the last entry the driver compiles for newer ones than are named here.
+NVCC       := $(BUILD)/cuda/nvidia/cu13/bin/nvcc
+NVFLAGS    := -std=c++20 -O3 -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-Werror $(foreach sm,80 90a 100,-gencode arch=compute_$(sm),code=sm_$(sm)) \
+              -gencode arch=compute_100,code=compute_100
+
 TORCHFLAGS := -isystem $(LIBTORCH)/include -isystem $(LIBTORCH)/include/torch/csrc/api/include
 TORCHLINK  := -L$(LIBTORCH)/lib -ltorch_cpu -lc10 -Wl,-rpath,$(LIBTORCH)/lib -Wl,-rpath,'$$ORIGIN/../site/torch/lib'
 
@@ -26,6 +32,7 @@ export CGO_LDFLAGS := -L$(LIB) -L$(LIBTORCH)/lib -Wl,--as-needed -Wl,--allow-shl
 OPS_SRC    := $(wildcard ops/csrc/*.cc)
 PIXEL_SRC  := $(wildcard ops/pixel/csrc/*.cc)
 CUDA_SRC   := $(wildcard ops/csrc/*.cu ops/pixel/csrc/*.cu)
+CUDA_OBJ   := $(patsubst ops/csrc/%.cu,$(OBJ)/cuda/ops/%.o,$(patsubst ops/pixel/csrc/%.cu,$(OBJ)/cuda/pixel/%.o,$(CUDA_SRC)))
 HEADERS    := $(wildcard ops/csrc/*.h ops/pixel/csrc/*.h)
 GOTORCH_CC := cuda device functional init memory optim pickle tensor torch
 LIBS       := $(LIB)/libtorch.so $(LIB)/libcgotorch.so $(LIB)/libmpops.so $(LIB)/libmppixel.so
@@ -75,6 +82,10 @@ $(OBJ)/ops/%.o: ops/csrc/%.cc $(HEADERS) $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
 
+# Square roots without errno vectorise; without fused multiply-adds the CPU and the GPU compute the same bits.
+$(OBJ)/ops/update.o: CXXFLAGS += -fno-math-errno -ffp-contract=off
+$(OBJ)/cuda/ops/update.o: NVFLAGS += -fmad=false
+
 $(LIB)/libmpops.so: $(OPS_SRC:ops/csrc/%.cc=$(OBJ)/ops/%.o)
 	@mkdir -p $(LIB)
 	$(CXX) -shared $^ -o $@ $(TORCHLINK)
@@ -86,6 +97,35 @@ $(OBJ)/pixel/%.o: ops/pixel/csrc/%.cc $(HEADERS)
 $(LIB)/libmppixel.so: $(PIXEL_SRC:ops/pixel/csrc/%.cc=$(OBJ)/pixel/%.o)
 	@mkdir -p $(LIB)
 	$(CXX) -shared $^ -o $@ -ljpeg
+
+cuda:
+	@$(MAKE) --no-print-directory -j$(JOBS) $(LIB)/libmpcuda.so
+
+$(NVCC):
+	deploy/libtorch.sh $(BUILD)/cuda cuda
+	@touch $@
+
+$(OBJ)/cuda/ops/%.o: ops/csrc/%.cu $(HEADERS) $(NVCC)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c $< -o $@
+
+$(OBJ)/cuda/pixel/%.o: ops/pixel/csrc/%.cu $(HEADERS) $(NVCC)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVFLAGS) -c $< -o $@
+
+$(LIB)/libmpcuda.so: $(CUDA_OBJ)
+	@mkdir -p $(LIB)
+	$(CXX) -shared $^ -o $@ -L$(BUILD)/cuda/nvidia/cu13/lib -Wl,-z,defs -Wl,--exclude-libs,ALL -lcudart_static -lrt -lpthread -ldl
+
+venv:
+	@deploy/venv.sh $(BUILD)/venv
+
+vet: libs
+	go vet ./...
+
+# The version is pinned here rather than in go.mod, so that nothing that mp is made of depends on it.
+lint: vet
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 env:
 	@echo "export CGO_CFLAGS='$(CGO_CFLAGS)'"

@@ -80,6 +80,33 @@ void mp_memory_trim(void);
 // dtype and layout.
 int mp_dropout_mask(mp_tensor x, const uint64_t *keys, int n, double p, mp_tensor *mask, char *err);
 
+// One optimizer step over flat float32 buffers [length], length a multiple of MP_BLOCK. Every formula is in update.h.
+enum { MP_BLOCK = 16 };
+enum { MP_SGD, MP_ADAMW };
+typedef struct {
+  int32_t kind;
+  int32_t nesterov;   // SGD
+  float rate;         // SGD: learning rate; AdamW: learning rate / (1 - beta1^t)
+  float decay_rate;   // AdamW: learning rate
+  float beta1;        // SGD: momentum
+  float beta2, root, eps;  // AdamW; root is sqrt(1 - beta2^t)
+  float follow;       // share by which the average moves towards the weights
+  double scale;       // factor of the gradient
+  double max_norm;    // limit of the scaled gradient's norm; only where a norm is given
+} mp_rule;
+typedef struct {
+  mp_tensor weights, grads;  // [length]
+  mp_tensor decay;           // [length / MP_BLOCK]: weight decay of a block
+  mp_tensor first, second;   // [length]: the rule's state; SGD has no second
+  mp_tensor average;         // [length] or null
+  mp_tensor norm;            // float64 [1], the gradient's norm before scaling, or null
+} mp_flats;
+int mp_update(const mp_rule *rule, const mp_flats *flats, char *err);
+// norm (new): float64 [1], the Euclidean norm of grads, in an order of summation that no thread count changes.
+int mp_norm(mp_tensor grads, mp_tensor *norm, char *err);
+// Whether mp_update and mp_norm have a kernel for the device of t.
+int mp_update_kernel(mp_tensor t);
+
 #ifdef __cplusplus
 }
 #endif
