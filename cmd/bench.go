@@ -12,8 +12,8 @@ type benchRow struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	Ratio float64 `json:"ratio,omitempty"` // value over the peer's; 0 when there is no peer
-	Peer  string  `json:"peer,omitempty"`
+	Ratio float64 `json:"ratio"` // value over the peer's; 0 when there is no peer
+	Peer  string  `json:"peer"`
 }
 
 // newBenchCommand returns `mp bench`, the parent of the measurements.

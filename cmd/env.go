@@ -10,6 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"mp/metrics"
 )
 
 // env is what every verb knows about the world outside: where output goes and how much of it is wanted. The fields
@@ -65,6 +67,37 @@ func (e *env) human() io.Writer {
 		return e.stderr
 	}
 	return e.stdout
+}
+
+// progress shows how far a piece of work of total things has come; 0 when their number is not known.
+func (e *env) progress(title string, total int64) *metrics.Progress {
+	return metrics.NewProgress(e.barOut(), title, total)
+}
+
+// byteProgress is progress for bytes.
+func (e *env) byteProgress(title string, total int64) *metrics.Progress {
+	return metrics.NewByteProgress(e.barOut(), title, total)
+}
+
+// barOut is where bars go; a terminal that cannot move its cursor is hidden behind a plain writer.
+func (e *env) barOut() io.Writer {
+	out := e.human()
+	if e.isTerminal(out) {
+		return out
+	}
+	return struct{ io.Writer }{out}
+}
+
+// console is the sink that shows a run to people. With --quiet only the summary is shown, unless --json prints it.
+func (e *env) console() *metrics.Console {
+	c := metrics.ConsoleConfig{Out: e.human(), Terminal: e.isTerminal(e.human()), Color: e.useColor(e.human()), Width: e.width(e.human())}
+	switch {
+	case e.quiet && !e.json:
+		c.Out, c.Level = e.stdout, metrics.Quiet
+	case e.verbose:
+		c.Level = metrics.Verbose
+	}
+	return metrics.NewConsole(c)
 }
 
 // printJSON writes a result as one JSON object and a newline on standard output.

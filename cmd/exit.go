@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"mp/checkpoint"
+	"mp/data"
 	"mp/job"
 )
 
@@ -31,7 +32,7 @@ func (u usageError) Unwrap() error { return u.err }
 
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
-	return []error{job.ErrConfig, checkpoint.ErrFormat}
+	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

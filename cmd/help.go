@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,20 +58,38 @@ func writeVerbs(b *strings.Builder, c *cobra.Command) {
 	list("Verbs:", "")
 }
 
-// writeFlags lists flags under a title, each followed by its twin in the environment.
+// flagGroup is the annotation that names the heading under which the help lists a flag.
+const flagGroup = "mp_group"
+
+// writeFlags lists flags under a title, and those with a flagGroup under that heading, each followed by its twin in the
+// environment.
 func writeFlags(b *strings.Builder, title string, flags *pflag.FlagSet, width int) {
-	shown := pflag.NewFlagSet("", pflag.ContinueOnError)
+	sections := map[string]*pflag.FlagSet{}
+	titles := []string{title}
 	flags.VisitAll(func(f *pflag.Flag) {
 		if f.Hidden {
 			return
+		}
+		heading := title
+		if g := f.Annotations[flagGroup]; len(g) == 1 {
+			heading = g[0]
+		}
+		if !slices.Contains(titles, heading) {
+			titles = append(titles, heading)
+		}
+		if sections[heading] == nil {
+			sections[heading] = pflag.NewFlagSet("", pflag.ContinueOnError)
+			sections[heading].SortFlags = flags.SortFlags
 		}
 		twinned := *f
 		if hasTwin(f) {
 			twinned.Usage += " [" + twin(f.Name) + "]"
 		}
-		shown.AddFlag(&twinned)
+		sections[heading].AddFlag(&twinned)
 	})
-	if shown.HasFlags() {
-		fmt.Fprintf(b, "\n%s\n%s", title, shown.FlagUsagesWrapped(width))
+	for _, t := range titles {
+		if sections[t] != nil {
+			fmt.Fprintf(b, "\n%s\n%s", t, sections[t].FlagUsagesWrapped(width))
+		}
 	}
 }

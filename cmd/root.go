@@ -55,6 +55,7 @@ const (
 func verbs() []verb {
 	return []verb{
 		{groupFiles, newCheckpointCommand},
+		{groupMeasure, newBenchCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
