@@ -18,8 +18,10 @@ package pixel
 import "C"
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"unsafe"
 )
 
 // Side is the width and height of the images of MiniPlaces, and RecordBytes the size of one decoded.
@@ -44,7 +46,7 @@ func (m *message) check(doing string, status C.int) error {
 	if status == C.MPP_OK {
 		return nil
 	}
-	text := C.GoString(&m[0])
+	text := m.text()
 	switch status {
 	case C.MPP_DATA:
 		return fmt.Errorf("%s: %w: %s", doing, ErrData, text)
@@ -52,4 +54,12 @@ func (m *message) check(doing string, status C.int) error {
 		return fmt.Errorf("%s: %w: %s", doing, ErrArgument, text)
 	}
 	return fmt.Errorf("%s: %s", doing, text)
+}
+
+func (m *message) text() string {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(m)), len(m))
+	if end := bytes.IndexByte(b, 0); end >= 0 {
+		b = b[:end]
+	}
+	return string(b)
 }
