@@ -56,6 +56,7 @@ func verbs() []verb {
 	return []verb{
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
+		{groupMeasure, newDoctorCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
