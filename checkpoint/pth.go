@@ -19,7 +19,8 @@ type torchFile struct {
 // and not compressed; data.pkl is the pickle, data/KEY the storages, byteorder the machine's ("little" when absent).
 // Errors match ErrFormat, except what r itself returns.
 func openTorchZip(r io.ReaderAt, size int64) (torchFile, error) {
-	archive, err := zip.NewReader(r, size)
+	// A damaged directory makes archive/zip read at negative offsets; the section answers these with EOF.
+	archive, err := zip.NewReader(io.NewSectionReader(r, 0, size), size)
 	if err != nil {
 		return torchFile{}, zipError(err)
 	}
