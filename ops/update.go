@@ -58,6 +58,7 @@ func (s *Scope) Update(r Rule, f Flats) {
 	rule := C.mp_rule{
 		kind: C.MP_SGD, nesterov: C.int32_t(truth(r.Nesterov)), rate: C.float(r.Rate), decay_rate: C.float(r.DecayRate),
 		beta1: C.float(r.Beta1), beta2: C.float(r.Beta2), root: C.float(r.Root), eps: C.float(r.Eps),
+		rest1: C.float(1 - r.Beta1), rest2: C.float(1 - r.Beta2),
 		follow: C.float(r.Follow), scale: C.double(r.Scale), max_norm: C.double(r.MaxNorm),
 	}
 	if r.Adam {
@@ -67,9 +68,9 @@ func (s *Scope) Update(r Rule, f Flats) {
 		weights: handle(f.Weights), grads: handle(f.Grads), decay: handle(f.Decay), first: handle(f.First),
 		second: handle(f.Second), average: handle(f.Average), norm: handle(f.Norm),
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	if status := C.mp_update(&rule, &flats, &message[0]); status != C.MP_OK {
-		s.Fail(check(status, "update", &message))
+		s.Fail(check(status, "update", message))
 	}
 	runtime.KeepAlive(f)
 }
@@ -129,10 +130,10 @@ func (s *Scope) Norm(grads torch.Tensor) torch.Tensor {
 			return c.Reshape(c.call("linalg_vector_norm", grads, 2.0, nil, false, Float64), 1)
 		})
 	}
-	var message [C.MP_ERR]C.char
+	message := s.message()
 	var t C.mp_tensor
 	if status := C.mp_norm(handle(grads), &t, &message[0]); status != C.MP_OK {
-		s.Fail(check(status, "norm", &message))
+		s.Fail(check(status, "norm", message))
 		return torch.Tensor{}
 	}
 	runtime.KeepAlive(grads)

@@ -90,6 +90,7 @@ typedef struct {
   float decay_rate;   // AdamW: learning rate
   float beta1;        // SGD: momentum
   float beta2, root, eps;  // AdamW; root is sqrt(1 - beta2^t)
+  float rest1, rest2;      // AdamW: 1 - beta1 and 1 - beta2, rounded once
   float follow;       // share by which the average moves towards the weights
   double scale;       // factor of the gradient
   double max_norm;    // limit of the scaled gradient's norm; only where a norm is given

@@ -50,8 +50,8 @@ struct AdamW {
   static constexpr bool has_second = true;
   static MP_HOST_DEVICE inline float next(const mp_rule &r, float w, float g, float decay, float &m, float &v) {
     w -= r.decay_rate * decay * w;
-    m += (1 - r.beta1) * (g - m);
-    v = r.beta2 * v + (1 - r.beta2) * g * g;
+    m += r.rest1 * (g - m);
+    v = r.beta2 * v + r.rest2 * g * g;
     return w - r.rate * m / (sqrtf(v) / r.root + r.eps);
   }
 };
