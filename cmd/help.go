@@ -9,6 +9,36 @@ import (
 	"github.com/spf13/pflag"
 )
 
+// newHelpCommand returns `mp help`.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "How to call mp or one of its verbs",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err == nil && len(rest) > 0 {
+				err = noSuchVerb(about, rest)
+			}
+			if err != nil {
+				return usageError{verb: about.CommandPath(), err: err}
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			about, _, err := c.Root().Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var names []string
+			for _, child := range about.Commands() {
+				names = append(names, cobra.CompletionWithDesc(child.Name(), child.Short))
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+}
+
 // usage prints how to call c: its verbs grouped by purpose, its flags wrapped to the terminal and each with its
 // MP_* twin.
 func usage(e *env, c *cobra.Command) error {
@@ -28,10 +58,10 @@ func usage(e *env, c *cobra.Command) error {
 	writeFlags(&b, "Flags:", c.LocalNonPersistentFlags(), width)
 	writeFlags(&b, "Flags of every verb:", c.Root().PersistentFlags(), width)
 	if !c.HasParent() {
-		b.WriteString("\nShell completion: source <(mp completion bash), or zsh, fish, powershell.\n")
+		b.WriteString("\nShell completion: source <(mp completion bash), or zsh, fish, powershell.")
 	}
 	if c.HasAvailableSubCommands() {
-		fmt.Fprintf(&b, "More about a verb: %s VERB --help\n", c.CommandPath())
+		fmt.Fprintf(&b, "\nMore about a verb: %s VERB --help\n", c.CommandPath())
 	}
 	_, err := out.Write([]byte(b.String()))
 	return err

@@ -57,6 +57,7 @@ func verbs() []verb {
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDoctorCommand},
+		{groupHelp, newCompletionCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
@@ -98,10 +99,10 @@ func newRoot(e *env) (root *cobra.Command, started *bool) {
 		c.GroupID = v.group
 		root.AddCommand(c)
 	}
+	root.SetHelpCommand(newHelpCommand())
 	root.SetHelpCommandGroupID(groupHelp)
-	root.SetCompletionCommandGroupID(groupHelp)
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
+	root.CompletionOptions.DisableDefaultCmd = true
 
 	started = new(bool)
 	markStart(root, started)

@@ -40,6 +40,9 @@ func TestCommandLineErrorsAreOneLineAnd64(t *testing.T) {
 		{args: []string{"version", "3"}, want: "mp version: "},
 		{args: []string{"version", "-q", "-v"}, want: "mp version: --quiet and --verbose contradict each other"},
 		{args: []string{"version"}, env: map[string]string{"MP_JSON": "perhaps"}, want: "mp version: environment variable MP_JSON=\"perhaps\""},
+		{args: []string{"help", "versoin"}, want: "mp help: no verb \"versoin\": did you mean \"version\"?; see `mp --help`\n"},
+		{args: []string{"help", "checkpoint", "x"}, want: "mp help: no verb \"x\"; see `mp checkpoint --help`\n"},
+		{args: []string{"completion", "csh"}, want: "mp completion: no shell \"csh\""},
 		{args: []string{"checkpoint", "shwo"}, want: "mp checkpoint: no verb \"shwo\": did you mean \"show\"?"},
 		{args: []string{"checkpoint", "show"}, want: "mp checkpoint show: want F, got 0 arguments"},
 		{args: []string{"checkpoint", "show", filepath.Join(t.TempDir(), "none")}, want: "mp checkpoint show: "},
@@ -84,8 +87,21 @@ func TestHelpIsGroupedAndNamesTwins(t *testing.T) {
 			}
 		}
 	}
-	if _, stdout, _ := run("completion", "bash"); !strings.Contains(stdout, "__start_mp") {
-		t.Errorf("completion script for bash does not define __start_mp")
+	if _, stdout, _ := run("help", "checkpoint", "show"); !strings.Contains(stdout, "mp checkpoint show F") {
+		t.Errorf("help of a verb below a verb: got\n%s", stdout)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if code, stdout, stderr := run("completion", shell); code != 0 || stderr != "" || !strings.Contains(stdout, "__mp") {
+			t.Errorf("%s: got code %d, stderr %q, %d bytes of script", shell, code, stderr, len(stdout))
+		}
+	}
+	for _, c := range []struct{ args, want string }{{"ch", "checkpoint\t"}, {"help ch", "checkpoint\t"}, {"completion ", "zsh"}} {
+		if _, stdout, _ := run(append([]string{"__complete"}, strings.Split(c.args, " ")...)...); !strings.Contains(stdout, c.want) {
+			t.Errorf("complete %q: got %q, want %q", c.args, stdout, c.want)
+		}
 	}
 }
 
