@@ -33,6 +33,11 @@ const (
 	ScheduleOneCycle = "one-cycle"
 	ScheduleConstant = "constant"
 
+	AugmentNone   = "none"
+	AugmentCourse = "course"
+	AugmentBest   = "best"
+	AugmentStrong = "strong"
+
 	FP32 = "fp32"
 	BF16 = "bf16"
 

@@ -82,6 +82,9 @@ func TestEveryDefaultIsValid(t *testing.T) {
 			}
 		}
 	}
+	if strong, err := Default(Spec{Augment: AugmentStrong}); err != nil || strong.Mixup != 0.2 || strong.Cutmix != 1 {
+		t.Errorf("strong augmentation mixes by %g and %g, %v; want 0.2 and 1", strong.Mixup, strong.Cutmix, err)
+	}
 	short, err := Default(Spec{Epochs: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func courseBase() Spec {
 	return Spec{
 		Recipe: RecipeCourse, BatchSize: 256, Shards: 1, ImageSize: "128",
 		Schedule: ScheduleCosine, Warmup: 5, DecayAll: true,
-		Augment:  "course",
+		Augment:  AugmentCourse,
 		ValBatch: 100, Scale: "144", Interpolation: "random",
 		Device: DeviceAuto, Precision: FP32,
 		PrintFreq: 10, KeepCheckpoints: 2,
@@ -56,7 +56,7 @@ func bestBase() Spec {
 	return Spec{
 		Recipe: RecipeBest, BatchSize: 128, Shards: 1, ImageSize: "128",
 		Schedule: ScheduleCosine, Warmup: 2, Nesterov: true,
-		Augment: "best", LabelSmoothing: 0.1,
+		Augment: AugmentBest, LabelSmoothing: 0.1,
 		ValBatch: 100, Scale: ScaleNone, Interpolation: "bilinear",
 		Device: DeviceAuto, Precision: BF16, ChannelsLast: true,
 		PrintFreq: 10, KeepCheckpoints: 2,
@@ -64,7 +64,7 @@ func bestBase() Spec {
 }
 
 // Default returns the run that the recipe describes for the choices made in s: its recipe, model, convolution,
-// optimizer and, in our own recipe, its length. Choices left out are scenenet, library, best and the recipe's.
+// optimizer, augmentation and, in our own recipe, its length. Choices left out are scenenet, library, best and the recipe's.
 func Default(s Spec) (Spec, error) {
 	if s.Recipe == "" {
 		s.Recipe = RecipeBest
@@ -103,6 +103,9 @@ func Default(s Spec) (Spec, error) {
 		d.Optimizer, d.LR, d.Momentum, d.WeightDecay = SGD, 0.1, 0.9, 1e-4
 	}
 	d.Nesterov = d.Nesterov && d.Optimizer == SGD
+	if s.Augment == AugmentStrong {
+		d.Mixup, d.Cutmix = 0.2, 1
+	}
 	if s.Epochs > 0 {
 		d.Epochs = s.Epochs
 	}

@@ -123,7 +123,7 @@ func (s Spec) checkContradictions(report func(string, ...any)) {
 	if s.InitPartial && s.Init == "" {
 		report("--init-partial needs --init FILE")
 	}
-	if s.Augment == "none" && (s.Mixup > 0 || s.Cutmix > 0) {
+	if s.Augment == AugmentNone && (s.Mixup > 0 || s.Cutmix > 0) {
 		report("--augment none contradicts --mixup and --cutmix: leave one side out")
 	}
 }

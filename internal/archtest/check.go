@@ -41,7 +41,7 @@ func parse(tree fs.FS) ([]source, error) {
 		if err != nil {
 			return err
 		}
-		parsed, err := parser.ParseFile(token.NewFileSet(), name, text, 0)
+		parsed, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ParseComments)
 		if err != nil {
 			return err
 		}
@@ -77,6 +77,7 @@ func check(files []source) []string {
 			}
 		}
 	}
+	checkState(files, report)
 	return broken
 }
 
