@@ -5,11 +5,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
 
+	"mp/data"
 	"mp/job"
 )
 
@@ -107,6 +109,24 @@ func TestHelpShowsEveryOption(t *testing.T) {
 	for line := range strings.SplitSeq(text, "\n") {
 		if len(line) > 80 {
 			t.Errorf("line of %d columns: %q", len(line), line)
+		}
+	}
+}
+
+// The words of a job must be those of the room that acts on them.
+func TestWordsOfAJobAreThoseOfItsRooms(t *testing.T) {
+	for _, o := range job.Options() {
+		switch o.Name {
+		case "augment":
+			if got := data.RecipeNames(); !slices.Equal(got, o.Words) {
+				t.Errorf("augmentations: job has %q, data has %q", o.Words, got)
+			}
+		case "interpolation":
+			for _, w := range o.Words {
+				if _, err := data.NewValRecipe(144, w); err != nil {
+					t.Errorf("interpolation %s: %v", w, err)
+				}
+			}
 		}
 	}
 }
