@@ -139,7 +139,7 @@ func TestDoctorSaysWhatIsMissing(t *testing.T) {
 func TestDoctorRunsHere(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("MP_DATA", dir)
-	code, stdout, stderr := run("doctor")
+	code, stdout, stderr := callMain("doctor")
 	if code != 0 || stderr != "" || !strings.Contains(stdout, "processor") || !strings.Contains(stdout, "not found in "+dir) {
 		t.Errorf("got code %d, stderr %q,\n%s", code, stderr, stdout)
 	}

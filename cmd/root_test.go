@@ -21,8 +21,8 @@ import (
 	"mp/job"
 )
 
-// run calls Main and returns what it printed.
-func run(args ...string) (code int, stdout, stderr string) {
+// callMain calls Main and returns what it printed.
+func callMain(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	code = Main(args, &out, &errs)
 	return code, out.String(), errs.String()
@@ -51,7 +51,7 @@ func TestCommandLineErrorsAreOneLineAnd64(t *testing.T) {
 			for k, v := range c.env {
 				t.Setenv(k, v)
 			}
-			code, stdout, stderr := run(c.args...)
+			code, stdout, stderr := callMain(c.args...)
 			if code != 64 || !strings.HasPrefix(stderr, c.want) || strings.Count(stderr, "\n") != 1 || stdout != "" {
 				t.Errorf("got code %d, stdout %q, stderr %q; want 64 and %q", code, stdout, stderr, c.want)
 			}
@@ -60,24 +60,24 @@ func TestCommandLineErrorsAreOneLineAnd64(t *testing.T) {
 }
 
 func TestVersionAndEnvironmentTwin(t *testing.T) {
-	code, stdout, _ := run("version")
+	code, stdout, _ := callMain("version")
 	if code != 0 || !strings.HasPrefix(stdout, "mp ") {
 		t.Errorf("got code %d, %q", code, stdout)
 	}
 	t.Setenv("MP_JSON", "1")
-	code, stdout, _ = run("version")
+	code, stdout, _ = callMain("version")
 	var got map[string]string
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 || got["go"] == "" {
 		t.Errorf("MP_JSON=1: got code %d, %q, %v", code, stdout, err)
 	}
-	if _, stdout, _ = run("version", "--json=false"); !strings.HasPrefix(stdout, "mp ") {
+	if _, stdout, _ = callMain("version", "--json=false"); !strings.HasPrefix(stdout, "mp ") {
 		t.Errorf("flag over environment: got %q", stdout)
 	}
 }
 
 func TestHelpIsGroupedAndNamesTwins(t *testing.T) {
 	for _, args := range [][]string{nil, {"help"}, {"--help"}} {
-		code, stdout, stderr := run(args...)
+		code, stdout, stderr := callMain(args...)
 		if code != 0 || stderr != "" {
 			t.Errorf("%v: got code %d, stderr %q", args, code, stderr)
 		}
@@ -87,19 +87,19 @@ func TestHelpIsGroupedAndNamesTwins(t *testing.T) {
 			}
 		}
 	}
-	if _, stdout, _ := run("help", "checkpoint", "show"); !strings.Contains(stdout, "mp checkpoint show F") {
+	if _, stdout, _ := callMain("help", "checkpoint", "show"); !strings.Contains(stdout, "mp checkpoint show F") {
 		t.Errorf("help of a verb below a verb: got\n%s", stdout)
 	}
 }
 
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
-		if code, stdout, stderr := run("completion", shell); code != 0 || stderr != "" || !strings.Contains(stdout, "__mp") {
+		if code, stdout, stderr := callMain("completion", shell); code != 0 || stderr != "" || !strings.Contains(stdout, "__mp") {
 			t.Errorf("%s: got code %d, stderr %q, %d bytes of script", shell, code, stderr, len(stdout))
 		}
 	}
 	for _, c := range []struct{ args, want string }{{"ch", "checkpoint\t"}, {"help ch", "checkpoint\t"}, {"completion ", "zsh"}} {
-		if _, stdout, _ := run(append([]string{"__complete"}, strings.Split(c.args, " ")...)...); !strings.Contains(stdout, c.want) {
+		if _, stdout, _ := callMain(append([]string{"__complete"}, strings.Split(c.args, " ")...)...); !strings.Contains(stdout, c.want) {
 			t.Errorf("complete %q: got %q, want %q", c.args, stdout, c.want)
 		}
 	}
