@@ -3,9 +3,7 @@ package checkpoint
 import (
 	"archive/zip"
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,35 +45,17 @@ func zipOf(t testing.TB, entries map[string]string) []byte {
 	return b.Bytes()
 }
 
-// fromFloat32s makes a tensor of type F32 from values; the product of shape must be len(values).
-func fromFloat32s(name string, shape []int64, values []float32) Tensor {
-	data := make([]byte, 4*len(values))
-	for i, v := range values {
-		binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(v))
-	}
-	return Tensor{Name: name, DType: F32, Shape: shape, Data: data}
-}
-
-// float32s returns the elements as float32, rounding wider types.
-func (t Tensor) float32s() []float32 {
-	out := make([]float32, t.Len())
-	for i := range out {
-		out[i] = float32(t.at(i))
-	}
-	return out
-}
-
 // sample is a state of a small model in the middle of a run; n changes its weights.
 func sample(n float32) *State {
 	return &State{
 		Model: []Tensor{
-			fromFloat32s("fc.bias", []int64{2}, []float32{n, 2}),
-			fromFloat32s("fc.weight", []int64{2, 3}, []float32{1, 2, 3, 4, 5, n}),
+			FromFloat32s("fc.bias", []int64{2}, []float32{n, 2}),
+			FromFloat32s("fc.weight", []int64{2, 3}, []float32{1, 2, 3, 4, 5, n}),
 			{Name: "norm.num_batches_tracked", DType: I64, Shape: []int64{}, Data: []byte{5, 0, 0, 0, 0, 0, 0, 0}},
 		},
 		Optimizer: []Tensor{
-			fromFloat32s("momentum.fc.bias", []int64{2}, []float32{.5, n}),
-			fromFloat32s("momentum.fc.weight", []int64{2, 3}, []float32{0, 0, 0, 1, 1, n}),
+			FromFloat32s("momentum.fc.bias", []int64{2}, []float32{.5, n}),
+			FromFloat32s("momentum.fc.weight", []int64{2, 3}, []float32{0, 0, 0, 1, 1, n}),
 		},
 		Meta: Meta{Arch: "simplenet", Epoch: 3, Step: 1170, Seed: 1<<63 + 5, BestTop1: 44.02, BestTop5: 73.26, BestEpoch: 2,
 			LR: 0.1 / 3, Job: json.RawMessage(`{"model":"simplenet","note":"<&>","epochs":60}`)},

@@ -96,7 +96,7 @@ func FuzzZip(f *testing.F) {
 		f.Add(b, []byte("\x80\x02}."), []byte("12345678"))
 	}
 	var p pickler
-	x := fromFloat32s("fc.weight", []int64{1, 2}, []float32{1, 2})
+	x := FromFloat32s("fc.weight", []int64{1, 2}, []float32{1, 2})
 	p.raw("\x80\x02}(")
 	p.text("optimizer")
 	p.raw("}(")

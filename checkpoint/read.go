@@ -98,14 +98,8 @@ func offer(dir, except string, err error) error {
 	if !errors.Is(notThere(err), ErrFormat) {
 		return err
 	}
-	all, listing := inOrder(dir)
-	if listing != nil {
-		return err
-	}
-	for _, path := range all {
-		if filepath.Clean(path) != filepath.Clean(except) && verify(path) == nil {
-			return fmt.Errorf("%w; the newest whole checkpoint beside it is %s: use that one", err, path)
-		}
+	if path, _ := newestWhole(dir, except); path != "" {
+		return fmt.Errorf("%w; the newest whole checkpoint beside it is %s: use that one", err, path)
 	}
 	return fmt.Errorf("%w; no other checkpoint is beside it: copy it again from where it came", err)
 }

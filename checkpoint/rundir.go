@@ -57,44 +57,57 @@ func pointed(dir, pointer string) (string, error) {
 }
 
 // Latest returns the checkpoint to resume a run from: the one that `latest` names or, when that one is broken, the
-// newest that is whole (every checksum is compared). runDir is the run's directory or its checkpoints directory.
-// Broken says why newer ones were passed over. The error matches ErrFormat when no checkpoint is whole.
+// newest that is whole (every checksum is compared), one with optimizer state if there is one. runDir is the run's
+// directory or its checkpoints directory. Broken says why others were passed over. The error matches ErrFormat when no
+// checkpoint is whole.
 func Latest(runDir string) (path string, broken []error, err error) {
 	return choose(runDir, latestName)
 }
 
-// Best returns the checkpoint that `best` names, or as Latest the newest whole one when that is broken.
+// Best returns the checkpoint that `best` names, or as Latest another whole one when that is broken.
 func Best(runDir string) (path string, broken []error, err error) { return choose(runDir, bestName) }
 
 func choose(runDir, pointer string) (path string, broken []error, err error) {
 	dir := checkpointsDir(runDir)
-	first, err := pointed(dir, pointer)
+	path, err = pointed(dir, pointer)
 	if err == nil {
-		err = verify(first)
+		err = verify(path)
 	}
 	if err == nil {
-		return first, nil, nil
+		return path, nil, nil
 	}
-	broken = append(broken, err)
+	other, broken := newestWhole(dir, path)
+	broken = append([]error{err}, broken...)
+	if other == "" {
+		return "", broken, fmt.Errorf("find a checkpoint in %s: %w", dir, errors.Join(broken...))
+	}
+	return other, broken, nil
+}
+
+// newestWhole returns the newest whole checkpoint in dir, other than except: one that a run can resume from if there is
+// one, else one of weights alone; "" when there is none. Broken says why others were passed over.
+func newestWhole(dir, except string) (path string, broken []error) {
 	all, err := inOrder(dir)
 	if err != nil {
-		return "", broken, fmt.Errorf("find a checkpoint in %s: %w", dir, notThere(err))
+		return "", []error{notThere(err)}
 	}
-	for _, path := range all {
-		if path == first {
+	sort.SliceStable(all, func(i, j int) bool { return all[i].resumable && !all[j].resumable })
+	for _, e := range all {
+		if e.path == filepath.Clean(except) {
 			continue
 		}
-		if err := verify(path); err != nil {
+		if err := verify(e.path); err != nil {
 			broken = append(broken, err)
 			continue
 		}
-		return path, broken, nil
+		return e.path, broken
 	}
-	return "", broken, fmt.Errorf("find a checkpoint in %s: %w", dir, errors.Join(broken...))
+	return "", broken
 }
 
-// Prune removes the checkpoints in dir except the keep newest and the ones that latest and best name, and what a
-// killed process left half-written. Call it after SetLatest, from the process that writes to dir. Removed holds paths.
+// Prune removes the checkpoints in dir except the keep newest that a run can resume from and the ones that latest and
+// best name, and what a killed process left half-written. Checkpoints without optimizer state so go once nothing
+// names them. Call it after SetLatest, from the process that writes to dir. Removed holds paths.
 func Prune(dir string, keep int) (removed []string, err error) {
 	defer func() {
 		if err != nil {
@@ -105,16 +118,24 @@ func Prune(dir string, keep int) (removed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, path := range all {
-		if i < keep || isPointed(dir, path) {
+	kept := 0
+	for _, e := range all {
+		if e.resumable && kept < keep {
+			kept++
+			continue
+		}
+		if isPointed(dir, e.path) {
 			continue
 		}
 		// Renamed first, so that a crash in the middle of the removal leaves nothing that looks like a checkpoint.
-		doomed := filepath.Join(dir, doomedPrefix+filepath.Base(path))
-		if err := os.Rename(path, doomed); err != nil {
+		doomed := filepath.Join(dir, doomedPrefix+filepath.Base(e.path))
+		if err := os.RemoveAll(doomed); err != nil {
 			return removed, err
 		}
-		removed = append(removed, path)
+		if err := os.Rename(e.path, doomed); err != nil {
+			return removed, err
+		}
+		removed = append(removed, e.path)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -148,28 +169,33 @@ func checkpointsDir(runDir string) string {
 	return runDir
 }
 
+// entry is a checkpoint's directory and what its manifest says, without a look at the files.
+type entry struct {
+	path      string
+	serial    int
+	resumable bool
+}
+
 // inOrder returns the checkpoints in dir, newest first; those whose manifest cannot be read come last.
-func inOrder(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+func inOrder(dir string) ([]entry, error) {
+	found, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	var paths []string
-	serial := map[string]int{}
-	for _, e := range entries {
-		if !e.IsDir() || !validName(e.Name()) {
+	var all []entry
+	for _, f := range found {
+		if !f.IsDir() || !validName(f.Name()) {
 			continue
 		}
-		path := filepath.Join(dir, e.Name())
-		m, err := readManifest(path)
-		if err != nil {
-			m.Serial = -1
+		e := entry{path: filepath.Join(dir, f.Name()), serial: -1}
+		if m, err := readManifest(e.path); err == nil {
+			_, e.resumable = m.Files[optimizerName]
+			e.serial = m.Serial
 		}
-		serial[path] = m.Serial
-		paths = append(paths, path)
+		all = append(all, e)
 	}
-	sort.SliceStable(paths, func(i, j int) bool { return serial[paths[i]] > serial[paths[j]] })
-	return paths, nil
+	sort.SliceStable(all, func(i, j int) bool { return all[i].serial > all[j].serial })
+	return all, nil
 }
 
 // nextSerial is one more than the highest serial in dir.
@@ -178,9 +204,5 @@ func nextSerial(dir string) int {
 	if err != nil || len(all) == 0 {
 		return 1
 	}
-	m, err := readManifest(all[0])
-	if err != nil {
-		return 1
-	}
-	return m.Serial + 1
+	return max(all[0].serial, 0) + 1
 }

@@ -130,7 +130,7 @@ func TestSafetensorsRefuses(t *testing.T) {
 }
 
 func TestSafetensorsWriterRefuses(t *testing.T) {
-	ok := fromFloat32s("a", []int64{1}, []float32{1})
+	ok := FromFloat32s("a", []int64{1}, []float32{1})
 	for what, tensors := range map[string][]Tensor{
 		"name twice":    {ok, ok},
 		"reserved name": {{metadataKey, U8, []int64{}, []byte{1}}},
@@ -146,11 +146,11 @@ func TestSafetensorsWriterRefuses(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
-	s := fromFloat32s("x", []int64{6}, []float32{1, nan, 2, inf, 3, 6}).Stats()
+	s := FromFloat32s("x", []int64{6}, []float32{1, nan, 2, inf, 3, 6}).Stats()
 	if s.Mean != 3 || s.Min != 1 || s.Max != 6 || s.NonFinite != 2 || math.Abs(s.Std-math.Sqrt(3.5)) > 1e-12 {
 		t.Errorf("got %+v, want mean 3, std %v, 1 to 6, 2 not finite", s, math.Sqrt(3.5))
 	}
-	if s := fromFloat32s("x", []int64{1}, []float32{nan}).Stats(); s != (Stats{NonFinite: 1}) {
+	if s := FromFloat32s("x", []int64{1}, []float32{nan}).Stats(); s != (Stats{NonFinite: 1}) {
 		t.Errorf("got %+v, want zeros", s)
 	}
 	huge := Tensor{DType: F64, Shape: []int64{2}, Data: append(binary.LittleEndian.AppendUint64(nil, math.Float64bits(-1.7e308)), binary.LittleEndian.AppendUint64(nil, math.Float64bits(1.7e308))...)}
@@ -164,7 +164,7 @@ func TestStats(t *testing.T) {
 		"byte": {0, 255}, "bool": {1, 0, 1}, "scalar": {2.5}, "empty": {},
 	} {
 		x, _ := Find(tensors, name)
-		got := x.float32s()
+		got := x.Float32s()
 		if len(got) != len(want) {
 			t.Fatalf("%s: got %v, want %v", name, got, want)
 		}

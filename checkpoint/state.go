@@ -24,8 +24,8 @@ var ErrFormat = errors.New("unusable checkpoint")
 type State struct {
 	// Model holds the parameters and buffers under their PyTorch state-dict names, in name order.
 	Model []Tensor
-	// Optimizer holds the optimizer's own tensors, in name order: `momentum.<param>` for SGD; `exp_avg.<param>`,
-	// `exp_avg_sq.<param>` and the scalar `step` (i64) for AdamW; `ema.<param>` for an average of the weights. It is
+	// Optimizer holds the optimizer's own tensors, in name order: `momentum.<param>` for SGD; `exp_avg.<param>` and
+	// `exp_avg_sq.<param>` for AdamW; the scalar `step` (i64), which PyTorch's SGD does not have; `ema.<param>` for an average of the weights. It is
 	// empty for a checkpoint that only serves evaluation.
 	Optimizer []Tensor
 	// OptimizerNote says why the optimizer state of a foreign file was left out; empty when nothing was left out.

@@ -80,6 +80,24 @@ func (t Tensor) Len() int {
 	return 0
 }
 
+// FromFloat32s makes a tensor of type F32 from values; the product of shape must be len(values).
+func FromFloat32s(name string, shape []int64, values []float32) Tensor {
+	data := make([]byte, 4*len(values))
+	for i, v := range values {
+		binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(v))
+	}
+	return Tensor{Name: name, DType: F32, Shape: shape, Data: data}
+}
+
+// Float32s returns the elements as float32, rounding wider types.
+func (t Tensor) Float32s() []float32 {
+	out := make([]float32, t.Len())
+	for i := range out {
+		out[i] = float32(t.at(i))
+	}
+	return out
+}
+
 // at returns element i as float64; integers beyond 2^53 are rounded.
 func (t Tensor) at(i int) float64 {
 	switch d := t.Data; t.DType {

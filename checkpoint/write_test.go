@@ -283,3 +283,31 @@ func TestPrune(t *testing.T) {
 		t.Errorf("got %v, %v, left %s, want a and b removed", removed, err, names(t, dir))
 	}
 }
+
+// A run also writes checkpoints of weights alone for `best`: they are not what it can resume from.
+func TestWeightsAloneAreNotResumed(t *testing.T) {
+	dir := t.TempDir()
+	alone := &State{Model: sample(1).Model}
+	first := mustWrite(t, dir, "update-1", sample(1))
+	mustWrite(t, dir, "best-1", alone)
+	second := mustWrite(t, dir, "update-2", sample(2))
+	best := mustWrite(t, dir, "best-2", alone)
+	if err := errors.Join(SetLatest(dir, "update-2"), SetBest(dir, "best-2")); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := Prune(dir, 2); err != nil || names(t, dir) != "best best-2 latest update-1 update-2" {
+		t.Errorf("got %v, %v, want best-1 removed", removed, err)
+	}
+	if err := os.Remove(filepath.Join(second, modelName)); err != nil {
+		t.Fatal(err)
+	}
+	if path, _, err := Latest(dir); err != nil || path != first {
+		t.Errorf("Latest: got %s, %v, want %s, which has the optimizer", path, err, first)
+	}
+	if err := os.RemoveAll(first); err != nil {
+		t.Fatal(err)
+	}
+	if path, _, err := Latest(dir); err != nil || path != best {
+		t.Errorf("Latest: got %s, %v, want %s, the only whole one", path, err, best)
+	}
+}
