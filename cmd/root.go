@@ -54,6 +54,11 @@ const (
 // verbs lists every verb, in the order shown by the help.
 func verbs() []verb {
 	return []verb{
+		{groupFiles, newDataCommand},
+		{groupRun, newTrainCommand},
+		{groupRun, newEvaluateCommand},
+		{groupRun, newPredictCommand},
+		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDoctorCommand},
@@ -136,6 +141,16 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			return nil
 		}
 		return fmt.Errorf("want %s, got %d arguments", strings.Join(names, " "), len(args))
+	}
+}
+
+// atMostOneArg allows the argument called name to be left out.
+func atMostOneArg(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < 2 {
+			return nil
+		}
+		return fmt.Errorf("want one %s at most, got %d arguments", name, len(args))
 	}
 }
 

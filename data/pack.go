@@ -73,6 +73,9 @@ func OpenPack(path string) (*Pack, error) {
 	return p, nil
 }
 
+// PackPath is where the pack of a split lies in a folder.
+func PackPath(dir string, split Split) string { return filepath.Join(dir, string(split)+".pack") }
+
 // parsePack reads header and class names of a pack held in raw.
 func parsePack(path string, raw []byte) (*Pack, error) {
 	p := &Pack{path: path, raw: raw}

@@ -9,6 +9,7 @@ import (
 	"image"
 	"image/color"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -274,17 +275,23 @@ func TestWritePackLeavesNothing(t *testing.T) {
 	}
 }
 
+// No disk here is full, but a limit on the size of files takes the same path: the reservation fails. The limit holds for
+// a whole process, so the test runs itself again in one of its own.
 func TestWritePackOnAFullDisk(t *testing.T) {
+	const inside = "MP_TEST_FULL_DISK"
+	if os.Getenv(inside) == "" {
+		c := exec.Command(os.Args[0], "-test.run=^TestWritePackOnAFullDisk$", "-test.v")
+		c.Env = append(os.Environ(), inside+"=1")
+		if out, err := c.CombinedOutput(); err != nil || bytes.Contains(out, []byte("no tests to run")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	dir := testRoot(t, 8, 0)
-	var old syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
-		t.Skip(err)
+	limit := syscall.Rlimit{Cur: 5 * RecordBytes, Max: 5 * RecordBytes}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
 	}
-	// No disk here is full, but a limit on file sizes takes the same path: the reservation fails.
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 5 * RecordBytes, Max: old.Max}); err != nil {
-		t.Skip(err)
-	}
-	defer syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old)
 	path := filepath.Join(dir, "train.pack")
 	err := WritePack(context.Background(), PackConfig{Root: openTestRoot(t, dir), Split: Train, Path: path, Decoder: plainDecoder{}})
 	wantError(t, err, path, "reserve", "free space")

@@ -100,6 +100,23 @@ func Unpack(ctx context.Context, c UnpackConfig) (Unpacked, error) {
 	return u.done, syncDir(c.Dir)
 }
 
+// CopyLists copies those of categories.txt, train.txt, val.txt and test.txt that lie in from and are missing in to. It
+// returns their names.
+func CopyLists(from, to string) ([]string, error) {
+	var copied []string
+	for _, name := range []string{"train.txt", "val.txt", "test.txt", "categories.txt"} {
+		content, err := os.ReadFile(filepath.Join(from, name))
+		if _, there := os.Stat(filepath.Join(to, name)); err != nil || there == nil {
+			continue
+		}
+		if err := writeFile(filepath.Join(to, name), content); err != nil {
+			return copied, err
+		}
+		copied = append(copied, name)
+	}
+	return copied, nil
+}
+
 // unpacking is the work of one call.
 type unpacking struct {
 	c       UnpackConfig

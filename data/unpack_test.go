@@ -173,6 +173,20 @@ func TestUnpackStopsAndClears(t *testing.T) {
 	wantOnly(t, to, "a") // and no b: it is found before anything moves
 }
 
+func TestCopyLists(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	put(t, from, "train.txt", []byte("new"))
+	put(t, from, "categories.txt", []byte("classes"))
+	put(t, to, "train.txt", []byte("old"))
+	got, err := CopyLists(from, to)
+	if err != nil || len(got) != 1 || got[0] != "categories.txt" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	wantFile(t, to, "categories.txt", "classes")
+	wantFile(t, to, "train.txt", "old")
+	wantOnly(t, to, "categories.txt", "train.txt")
+}
+
 // FuzzUnpack: no archive, however made, writes outside the folder or ends in anything but files or an error.
 func FuzzUnpack(f *testing.F) {
 	f.Add(tarBytes(f, member{name: "images/train/1.jpg", content: "one"}, member{name: "d", kind: tar.TypeDir}))
