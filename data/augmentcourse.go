@@ -9,9 +9,6 @@ import (
 // courseSide is what the reference scales the short side to before everything else.
 const courseSide = 144
 
-// drawNone is the record as it is, resized where another size is asked for.
-func drawNone(_ *Rand, size int) pixel.Warp { return pixel.Identity(size) }
-
 // drawFlip mirrors half the time and shifts by up to 8 pixels each way; what comes in at the edge repeats it.
 func drawFlip(r *Rand, size int) pixel.Warp {
 	w := pixel.Identity(size)

@@ -15,6 +15,8 @@ import (
 // ErrEnd is returned by Loader.Next when every batch has been delivered.
 var ErrEnd = errors.New("no more batches")
 
+var errClosed = errors.New("load images: the loader is closed")
+
 // Images is what a loader reads: a Pack. Its methods are called from several goroutines at once and must not change what
 // they returned before.
 type Images interface {
@@ -61,6 +63,8 @@ type Loader struct {
 	c     LoaderConfig
 	steps int // of an epoch
 	total int // batches to deliver
+
+	classes int
 
 	slots []*Batch    // batch seq is prepared in slots[seq % len(slots)]
 	work  chan *Batch // slots to fill, each with the seq it is to hold
@@ -117,7 +121,7 @@ func newLoader(c LoaderConfig) (*Loader, error) {
 	if c.Ahead < 1 {
 		c.Ahead = max(2*c.Workers, len(c.Mine)+1)
 	}
-	l := &Loader{c: c, steps: c.Sampler.Steps(), stop: make(chan struct{})}
+	l := &Loader{c: c, steps: c.Sampler.Steps(), classes: len(c.Images.Classes()), stop: make(chan struct{})}
 	done := c.FirstEpoch*l.steps + c.FirstStep
 	all := c.Epochs * l.steps
 	switch {
@@ -129,7 +133,7 @@ func newLoader(c LoaderConfig) (*Loader, error) {
 		return nil, badf("load images: from step %d of epoch %d, but there are %d epochs of %d steps", c.FirstStep, c.FirstEpoch, c.Epochs, l.steps)
 	case c.MaxSize < 1 || c.MaxSize > 1024:
 		return nil, badf("load images of %d pixels a side: choose 1 to 1024", c.MaxSize)
-	case c.Recipe.draw == nil:
+	case c.Recipe.kind == unknown:
 		return nil, badf("load images: no recipe")
 	case c.Ahead < len(c.Mine):
 		return nil, badf("load images: %d batches ahead, but a step has %d", c.Ahead, len(c.Mine))
@@ -157,7 +161,7 @@ func (l *Loader) newSlot(n int) (*Batch, error) {
 	b.IDs, b.Labels, b.Keys = make([]int32, 0, n), make([]int64, 0, n), make([]uint64, 0, n)
 	b.warps = make([]pixel.Warp, 0, n)
 	if l.c.Recipe.Mixes() {
-		b.soft = make([]float32, n*len(l.c.Images.Classes()))
+		b.soft = make([]float32, n*l.classes)
 	}
 	return b, nil
 }
@@ -180,6 +184,11 @@ func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 	if l.broken != nil {
 		return nil, l.broken
 	}
+	select {
+	case <-l.stop:
+		return nil, errClosed
+	default:
+	}
 	if l.next >= l.total {
 		return nil, ErrEnd
 	}
@@ -189,7 +198,7 @@ func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-l.stop:
-		return nil, errors.New("load images: the loader is closed")
+		return nil, errClosed
 	}
 	if b.err != nil {
 		l.broken = b.err
@@ -253,7 +262,7 @@ func (l *Loader) fill(b *Batch) error {
 	c.Recipe.Mix(c.Seed, b.Epoch, b.Step, b.Shard, b.warps, b.Size)
 	b.Soft = nil
 	if c.Recipe.Mixes() {
-		if err := b.soften(len(c.Images.Classes())); err != nil {
+		if err := b.soften(l.classes); err != nil {
 			return err
 		}
 	}

@@ -15,17 +15,31 @@ type Recipe struct {
 	// "mixup", 2018; Yun et al., "CutMix", 2019); 0: never. With both, each batch takes one of them.
 	Mixup, Cutmix float64
 
-	draw func(r *Rand, size int) pixel.Warp
+	kind kind
+	vary variation  // of kind varied
+	val  validation // of kind validated
 }
+
+// kind is which transform a recipe draws. A function in its place would send every stream of random numbers to the heap.
+type kind int
+
+const (
+	unknown kind = iota
+	unchanged
+	flipped
+	coursed
+	varied
+	validated
+)
 
 // recipes is the table of names for training.
 func recipes() []Recipe {
 	return []Recipe{
-		{Name: "none", draw: drawNone},
-		{Name: "flip", draw: drawFlip},
-		{Name: "course", draw: drawCourse},
-		{Name: "best", draw: bestVariation().draw},
-		{Name: "strong", draw: strongVariation().draw, Mixup: 0.2, Cutmix: 1},
+		{Name: "none", kind: unchanged},
+		{Name: "flip", kind: flipped},
+		{Name: "course", kind: coursed},
+		{Name: "best", kind: varied, vary: bestVariation()},
+		{Name: "strong", kind: varied, vary: strongVariation(), Mixup: 0.2, Cutmix: 1},
 	}
 }
 
@@ -75,13 +89,23 @@ func NewValRecipe(scale int, interpolation string) (Recipe, error) {
 	default:
 		return Recipe{}, badf("no interpolation %q: choose nearest, bilinear, bicubic or random", interpolation)
 	}
-	return Recipe{Name: "val", draw: v.draw}, nil
+	return Recipe{Name: "val", kind: validated, val: v}, nil
 }
 
 // Draw returns what happens to image sample in an epoch, for an output of size x size pixels, but for its mixing.
 func (p *Recipe) Draw(seed uint64, epoch int, sample int32, size int) pixel.Warp {
 	r := seeded([]uint64{seed, uint64(epoch), uint64(sample), purposeAugment})
-	return p.draw(&r, size)
+	switch p.kind {
+	case flipped:
+		return drawFlip(&r, size)
+	case coursed:
+		return drawCourse(&r, size)
+	case varied:
+		return p.vary.draw(&r, size)
+	case validated:
+		return p.val.draw(&r, size)
+	}
+	return pixel.Identity(size)
 }
 
 // Mixes says whether the recipe gives images soft targets.
