@@ -40,6 +40,7 @@ func Synth(ctx context.Context, c SynthConfig) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	_, missing := os.Stat(c.Dir)
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return badf("make data set: %w", err)
 	}
@@ -60,7 +61,9 @@ func Synth(ctx context.Context, c SynthConfig) error {
 	}
 	os.RemoveAll(staging)
 	if err != nil {
-		os.Remove(c.Dir) // goes only if nothing else is in it
+		if missing != nil {
+			os.Remove(c.Dir) // goes only if nothing else is in it
+		}
 		return fmt.Errorf("make data set %s: %w", c.Dir, err)
 	}
 	return syncDir(c.Dir)

@@ -40,7 +40,7 @@ const stagingName = ".unpack.part"
 // fault: files wait in a folder .unpack.part, which an error removes and the next call clears. Archives may add to
 // folders that are there; files of the same name are replaced. An archive with absolute paths, paths that lead out of
 // the folder, links, devices, or more than the limits is refused with ErrData.
-func Unpack(ctx context.Context, c UnpackConfig) (Unpacked, error) {
+func Unpack(ctx context.Context, c UnpackConfig) (done Unpacked, err error) {
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = 16 << 30
 	}
@@ -58,9 +58,15 @@ func Unpack(ctx context.Context, c UnpackConfig) (Unpacked, error) {
 		}
 		total += info.Size()
 	}
+	_, missing := os.Stat(c.Dir)
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return Unpacked{}, badf("unpack into %s: %w", c.Dir, err)
 	}
+	defer func() {
+		if err != nil && missing != nil {
+			os.Remove(c.Dir) // goes only if nothing else is in it
+		}
+	}()
 	unlock, err := lockDir(c.Dir)
 	if err != nil {
 		return Unpacked{}, err
