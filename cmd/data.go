@@ -19,7 +19,7 @@ import (
 // newDataCommand returns `mp data`.
 func newDataCommand(e *env) *cobra.Command {
 	return newParent("data", "The data set on disk: fetch, unpack, verify, pack, look at, or make one up",
-		newDataFetch(e), newDataUnpack(e), newDataVerify(e), newDataPack(e), newDataSynth(e))
+		newDataFetch(e), newDataUnpack(e), newDataVerify(e), newDataPack(e), newDataShow(e), newDataSynth(e))
 }
 
 // follow turns reports of how much is done into a bar, made by begin when the first report brings the total.

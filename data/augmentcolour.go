@@ -56,14 +56,14 @@ func (l light) apply(w *pixel.Warp) {
 	scale, mean := l.brightness*l.contrast, l.brightness*(1-l.contrast)
 	for i := range m {
 		for j := range m[i] {
-			w.Matrix[4*i+j] = fixed(scale * m[i][j])
+			w.Matrix[4*i+j] = fixed16(scale * m[i][j])
 		}
-		w.Matrix[4*i+3] = fixed(mean)
+		w.Matrix[4*i+3] = fixed16(mean)
 	}
 	w.Steps |= pixel.ByMatrix
 }
 
-func fixed(v float64) int32 { return int32(math.RoundToEven(v * pixel.MatrixOne)) }
+func fixed16(v float64) int32 { return int32(math.RoundToEven(v * pixel.MatrixOne)) }
 
 // hueMatrix turns the plane of chroma of YIQ (ITU-R BT.601 primaries, the usual rounded coefficients) by a part of a full
 // turn.
