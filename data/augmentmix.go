@@ -19,7 +19,9 @@ func (p *Recipe) Mix(seed uint64, epoch, step, shard int, warps []pixel.Warp, si
 		w := &warps[i]
 		w.Mate = int32((i + apart) % len(warps))
 		if !cut {
-			w.Mix, w.Share = pixel.Blend, uint16(math.RoundToEven(beta(&r, p.Mixup)*pixel.GainOne))
+			// The larger share is its own: else a batch shows some images twice and others not at all.
+			own := beta(&r, p.Mixup)
+			w.Mix, w.Share = pixel.Blend, uint16(math.RoundToEven(max(own, 1-own)*pixel.GainOne))
 			continue
 		}
 		side := float64(size) * math.Sqrt(1-beta(&r, p.Cutmix))

@@ -41,17 +41,23 @@ int check(const mpp_warp &w, int64_t i, int64_t n, int size, char *error) {
   return MPP_OK;
 }
 
-void take_statistics(const uint8_t *record, Statistics *s) {
-  std::memset(s, 0, sizeof *s);
-  uint64_t sum[3] = {0, 0, 0};
-  for (int i = 0; i < MPP_RECORD; i += 3) {
-    for (int c = 0; c < 3; c++) s->count[c][record[i + c]]++;
+// Sums over a record, from which tables and offsets come.
+struct Statistics {
+  uint32_t count[3][256];
+  uint64_t grey;
+
+  void take(const uint8_t *record) {
+    std::memset(count, 0, sizeof count);
+    for (int i = 0; i < MPP_RECORD; i += 3) {
+      for (int c = 0; c < 3; c++) count[c][record[i + c]]++;
+    }
+    uint64_t sum[3] = {0, 0, 0};
+    for (int c = 0; c < 3; c++) {
+      for (uint32_t v = 0; v < 256; v++) sum[c] += static_cast<uint64_t>(v) * count[c][v];
+    }
+    grey = grey_sum(sum[0], sum[1], sum[2]);
   }
-  for (int c = 0; c < 3; c++) {
-    for (uint32_t v = 0; v < 256; v++) sum[c] += static_cast<uint64_t>(v) * s->count[c][v];
-  }
-  s->grey = 299 * sum[0] + 587 * sum[1] + 114 * sum[2];
-}
+};
 
 // An image about to be warped, with memory for what it needs.
 class Image {
@@ -61,11 +67,10 @@ class Image {
     p_.record = record;
     p_.warp = &warp_;
     p_.table = table_;
-    bool wants = wants_statistics(warp);
-    if (wants) take_statistics(record, &statistics_);
+    if (wants_statistics(warp)) statistics_.take(record);
     for (int c = 0; c < 3; c++) {
-      if (warp.steps & MPP_DO_MATRIX) p_.offset[c] = matrix_offset(warp, wants ? &statistics_ : nullptr, c);
-      if (warp.tone != MPP_TONE_NONE) tone_table(warp, wants ? &statistics_ : nullptr, c, table_ + 256 * c);
+      if (warp.steps & MPP_DO_MATRIX) p_.offset[c] = matrix_offset(warp, statistics_.grey, c);
+      if (warp.tone != MPP_TONE_NONE) tone_table(warp, statistics_.count[c], table_ + 256 * c);
     }
     if (warp.steps & MPP_DO_SHARPEN) {
       // Once a pixel of the record, not once a tap.
@@ -172,7 +177,7 @@ class Image {
   Prepared p_;
   mpp_warp warp_;
   bool straight_ = false;
-  Statistics statistics_;
+  Statistics statistics_{};
   uint8_t table_[3 * 256];
   uint8_t copy_[MPP_RECORD + kSpare];
 };
@@ -246,17 +251,7 @@ void gather_one(Scratch &s, const mpp_warp &w, const mpp_out &out, Out *image) {
 template <class Out>
 int gather(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
            const mpp_out &out, Out *dst, char *error) {
-  if (out.size < 1 || out.size > MPP_MAX_SIZE) {
-    std::snprintf(error, MPP_ERROR_BYTES, "output of %d pixels a side, want 1 to %d", out.size, MPP_MAX_SIZE);
-    return MPP_ARGUMENT;
-  }
-  for (int64_t i = 0; i < n; i++) {
-    if (index[i] < 0 || index[i] >= count) {
-      std::snprintf(error, MPP_ERROR_BYTES, "image %d of %lld", index[i], static_cast<long long>(count));
-      return MPP_ARGUMENT;
-    }
-    if (int status = check(warps[i], i, n, out.size, error); status != MPP_OK) return status;
-  }
+  if (int status = mpp_check(count, index, warps, n, &out, error); status != MPP_OK) return status;
   std::unique_ptr<Scratch> s(new (std::nothrow) Scratch);
   if (!s) {
     std::snprintf(error, MPP_ERROR_BYTES, "no memory for a row of pixels");
@@ -281,6 +276,21 @@ int gather(const uint8_t *records, int64_t count, const int32_t *index, const mp
 
 }  // namespace
 }  // namespace mpp
+
+int mpp_check(int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n, const mpp_out *out, char *error) {
+  if (out->size < 1 || out->size > MPP_MAX_SIZE) {
+    std::snprintf(error, MPP_ERROR_BYTES, "output of %d pixels a side, want 1 to %d", out->size, MPP_MAX_SIZE);
+    return MPP_ARGUMENT;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    if (index[i] < 0 || index[i] >= count) {
+      std::snprintf(error, MPP_ERROR_BYTES, "image %d of %lld", index[i], static_cast<long long>(count));
+      return MPP_ARGUMENT;
+    }
+    if (int status = mpp::check(warps[i], i, n, out->size, error); status != MPP_OK) return status;
+  }
+  return MPP_OK;
+}
 
 int mpp_gather(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
                const mpp_out *out, void *dst, char *error) {

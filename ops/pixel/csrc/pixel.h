@@ -69,6 +69,9 @@ typedef struct {
   float mean[3], scale[3];
 } mpp_out;
 
+// Whether mpp_gather can do this: every index below count, every warp in range.
+int mpp_check(int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n, const mpp_out *out, char *error);
+
 // Gathers records index[0..n), warps each and writes n x size x size x 3 (or n x 3 x size x size) values to dst.
 // records: count records one after another.
 int mpp_gather(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,

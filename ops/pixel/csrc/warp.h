@@ -152,28 +152,24 @@ MPP_FN uint16_t bf16(float f) {
   return static_cast<uint16_t>((bits.u + 0x7FFF + (bits.u >> 16 & 1)) >> 16);
 }
 
-// Sums over a record from which tables and offsets come.
-struct Statistics {
-  uint32_t count[3][256];  // histogram of each channel
-  uint64_t grey;           // sum of 299 r + 587 g + 114 b
-};
-
-// Whether the warp needs Statistics.
+// Whether the warp needs sums over its record: the histogram of each channel, and of grey.
 MPP_FN bool wants_statistics(const mpp_warp &w) {
   return w.tone == MPP_AUTOCONTRAST || w.tone == MPP_EQUALIZE ||
          ((w.steps & MPP_DO_MATRIX) && (w.matrix[3] | w.matrix[7] | w.matrix[11]) != 0);
 }
 
-// The offset of the matrix for channel c; s may be null where the warp does not want it.
-MPP_FN int32_t matrix_offset(const mpp_warp &w, const Statistics *s, int c) {
-  int32_t mean = 0;
-  if (s) mean = static_cast<int32_t>((s->grey + 500ull * MPP_SIDE * MPP_SIDE) / (1000ull * MPP_SIDE * MPP_SIDE));
-  return w.matrix[4 * c + 3] * mean + (1 << 15);
+// The sum of grey, in thousandths, of a record with these sums.
+MPP_FN uint64_t grey_sum(uint64_t r, uint64_t g, uint64_t b) { return 299 * r + 587 * g + 114 * b; }
+
+// The offset of the matrix for channel c; grey is the record's grey_sum, whatever it is where the warp does not want it.
+MPP_FN int32_t matrix_offset(const mpp_warp &w, uint64_t grey, int c) {
+  const uint64_t n = 1000ull * MPP_SIDE * MPP_SIDE;
+  return w.matrix[4 * c + 3] * static_cast<int32_t>((grey + n / 2) / n) + (1 << 15);
 }
 
-// Fills channel c of the table of a warp with a tone (PIL's ImageOps of the same names).
-MPP_FN void tone_table(const mpp_warp &w, const Statistics *s, int c, uint8_t *table) {
-  const uint32_t *count = s ? s->count[c] : nullptr;
+// Fills the 256 entries of one channel for a warp with a tone (PIL's ImageOps of the same names). count is the channel's
+// histogram, whatever it is where the warp does not want it.
+MPP_FN void tone_table(const mpp_warp &w, const uint32_t *count, uint8_t *table) {
   for (int v = 0; v < 256; v++) table[v] = static_cast<uint8_t>(v);
   if (w.tone == MPP_POSTERIZE) {
     for (int v = 0; v < 256; v++) table[v] = static_cast<uint8_t>(v & (0xFF00 >> w.tone_level));
