@@ -1,0 +1,209 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mp/job"
+)
+
+// torchStep is PyTorch's side of the comparison.
+//
+//go:embed bench_step.py
+var torchStep string
+
+// Modes in which a step is measured: precision and layout in memory.
+const (
+	modeFP32         = "fp32"          // float32, N C H W
+	modeChannelsLast = "channels_last" // float32, N H W C
+	modeBF16         = "bf16"          // bfloat16 with float32 master weights, N H W C
+)
+
+// stepSpec says what one process measures; the same JSON goes to ours and to Python's.
+type stepSpec struct {
+	Model   string  `json:"model"`
+	Mode    string  `json:"mode"`
+	Batch   int     `json:"batch"`
+	Size    int     `json:"size"`
+	Threads int     `json:"threads"`
+	Seconds float64 `json:"seconds"` // at least so long, and at least three steps
+	CUDA    int     `json:"cuda"`    // index of the GPU, -1 for the CPU
+}
+
+// benchStepOptions is what `mp bench step` is asked for.
+type benchStepOptions struct {
+	stepSpec
+	models, modes []string
+	repetitions   int
+	device        string
+	python        string
+	venv          bool
+	measure       string // the stepSpec of a child process
+}
+
+// newBenchStepCommand returns `mp bench step`.
+func newBenchStepCommand(e *env) *cobra.Command {
+	var o benchStepOptions
+	c := &cobra.Command{
+		Use:   "step",
+		Short: "Training steps a second, beside PyTorch's own in the same run",
+		Long: "step measures one training step (forward, loss, backward, clip, update of a batch in memory) and the same step in\n" +
+			"eager PyTorch, which needs a Python with torch: --venv makes one. Every measurement is a process of its own; ours and\n" +
+			"PyTorch's alternate, so that a busy machine disturbs both alike. The ratio is the median over the pairs.",
+		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if o.measure != "" {
+				return measureStep(c.Context(), e, o.measure)
+			}
+			return benchStep(c.Context(), e, o)
+		},
+	}
+	f := c.Flags()
+	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSimpleViT, job.ModelResNet18}, "networks, by commas")
+	f.StringSliceVar(&o.modes, "mode", []string{modeFP32, modeChannelsLast, modeBF16}, "precisions and layouts, by commas")
+	f.IntVar(&o.Batch, "batch-size", 64, "images a step")
+	f.IntVar(&o.Size, "image-size", 128, "side of the images in pixels")
+	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core")
+	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least three steps")
+	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
+	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
+	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
+	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 2 GB from the network")
+	f.StringVar(&o.measure, "measure", "", "")
+	if err := f.MarkHidden("measure"); err != nil {
+		panic(err) // the flag is declared above
+	}
+	return c
+}
+
+// benchStep measures every model in every mode, ours and PyTorch's in turn.
+func benchStep(ctx context.Context, e *env, o benchStepOptions) error {
+	program, err := o.prepare(ctx, e)
+	if err != nil {
+		return err
+	}
+	ours := func(spec string) *exec.Cmd {
+		return exec.CommandContext(ctx, program, "bench", "step", "--measure", spec)
+	}
+	torchs := func(spec string) *exec.Cmd { return exec.CommandContext(ctx, o.python, "-c", torchStep, spec) }
+	var rows []benchRow
+	for _, model := range o.models {
+		for _, mode := range o.modes {
+			spec := o.stepSpec
+			spec.Model, spec.Mode = model, mode
+			row, err := compareSteps(spec, o.repetitions, [2]func(string) *exec.Cmd{ours, torchs})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.stderr, "%-24s %8.1f images/s  %.2fx PyTorch\n", row.Name, row.Value, row.Ratio)
+			rows = append(rows, row)
+		}
+	}
+	return printBench(e, rows)
+}
+
+// prepare checks the options, fills in what was left open and returns this program's path.
+func (o *benchStepOptions) prepare(ctx context.Context, e *env) (program string, err error) {
+	for _, mode := range o.modes {
+		if !slices.Contains([]string{modeFP32, modeChannelsLast, modeBF16}, mode) {
+			return "", fmt.Errorf("%w: --mode %q: choose %s, %s or %s", job.ErrConfig, mode, modeFP32, modeChannelsLast, modeBF16)
+		}
+	}
+	if o.Batch < 1 || o.Size < 32 || o.repetitions < 1 || o.Threads < 0 || !(o.Seconds >= 0) {
+		return "", fmt.Errorf("%w: want --batch-size and --repetitions of at least 1, --image-size of at least 32, --threads and --seconds not negative", job.ErrConfig)
+	}
+	if o.Threads == 0 {
+		o.Threads = defaultThreads()
+	}
+	word, err := pickDevice(o.device)
+	if err != nil {
+		return "", err
+	}
+	if o.CUDA, err = gpuIndex(word); err != nil {
+		return "", err
+	}
+	if program, err = os.Executable(); err != nil {
+		return "", fmt.Errorf("find this program, to measure in processes of its own: %w", err)
+	}
+	root := filepath.Dir(program)
+	if o.python == "" {
+		o.python = filepath.Join(root, "build", "venv", "bin", "python")
+		if o.venv {
+			if err := attach(e, exec.CommandContext(ctx, "make", "--no-print-directory", "-C", root, "venv")); err != nil {
+				return "", fmt.Errorf("make a Python with torch: %w", err)
+			}
+		}
+	}
+	if !exists(o.python) {
+		return "", fmt.Errorf("%w: no Python at %s to compare with: add --venv to make one (2 GB, needs the network), or name one that has torch with --python", job.ErrConfig, o.python)
+	}
+	return program, nil
+}
+
+// attach lets a command speak to the user.
+func attach(e *env, c *exec.Cmd) error {
+	c.Stdout, c.Stderr = e.human(), e.stderr
+	return c.Run()
+}
+
+// compareSteps measures pairs of processes and returns the medians. The side that goes first alternates.
+func compareSteps(spec stepSpec, pairs int, sides [2]func(string) *exec.Cmd) (benchRow, error) {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return benchRow{}, err
+	}
+	var rates [2][]float64
+	for pair := range pairs {
+		for turn := range 2 {
+			side := (pair + turn) % 2
+			seconds, err := stepSeconds(sides[side](string(text)))
+			if err != nil {
+				return benchRow{}, fmt.Errorf("measure %s %s: %w", spec.Model, spec.Mode, err)
+			}
+			rates[side] = append(rates[side], float64(spec.Batch)/median(seconds))
+		}
+	}
+	ratios := make([]float64, pairs)
+	for i := range ratios {
+		ratios[i] = rates[0][i] / rates[1][i]
+	}
+	return benchRow{
+		Name: spec.Model + " " + spec.Mode, Value: median(rates[0]), Unit: "images/s", Ratio: median(ratios),
+		Peer: fmt.Sprintf("PyTorch %.5g", median(rates[1])),
+	}, nil
+}
+
+// stepSeconds runs a measuring process and returns what it prints: the seconds of each step.
+func stepSeconds(c *exec.Cmd) ([]float64, error) {
+	var complaint bytes.Buffer
+	c.Stderr = &complaint
+	out, err := c.Output()
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(complaint.String()), "\n")
+		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(c.Path), err, lines[len(lines)-1])
+	}
+	var seconds []float64
+	if err := json.Unmarshal(out, &seconds); err != nil || len(seconds) == 0 {
+		return nil, fmt.Errorf("%s prints no list of seconds: %.100q", filepath.Base(c.Path), out)
+	}
+	return seconds, nil
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}

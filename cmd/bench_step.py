@@ -1,0 +1,147 @@
+"""One measurement of PyTorch's own training step, for `mp bench step`: forward, loss, backward, clip, update of one batch in
+memory, as a training script written with care does it. Prints seconds, one step a line, as one JSON list.
+
+    python bench_step.py '{"model": "simplenet", "mode": "fp32", "batch": 64, "size": 128, "threads": 2, "seconds": 3, "cuda": -1}'
+"""
+
+import contextlib
+import json
+import sys
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+CLASSES = 100
+
+
+def simplenet():
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(64, 64, 1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(64, 256, 1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(256, 128, 1), nn.ReLU(inplace=True), nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(128, 512, 1), nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES),
+    )
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):  # [B T D]
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads, window, drop):
+        super().__init__()
+        self.window, self.drop = window, drop
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def path(self, x):
+        if self.drop == 0:
+            return x
+        keep = 1 - self.drop
+        return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(keep).div_(keep)
+
+    def forward(self, x):  # [N H W D]
+        n, h, w, d = x.shape
+        y, p = self.norm1(x), self.window
+        if p:
+            y = y.view(n, h // p, p, w // p, p, d).transpose(2, 3).reshape(-1, p * p, d)
+            y = self.attn(y).view(n, h // p, w // p, p, p, d).transpose(2, 3).reshape(n, h, w, d)
+        else:
+            y = self.attn(y.view(n, h * w, d)).view(n, h, w, d)
+        x = x + self.path(y)
+        return x + self.path(self.mlp(self.norm2(x)))
+
+
+class SimpleViT(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 192, 16, 16)
+        self.pos = nn.Parameter(torch.zeros(1, 8, 8, 192))
+        self.blocks = nn.Sequential(*[Block(192, 4, 4 if i % 2 == 0 else 0, 0.1 * i / 3) for i in range(4)])
+        self.head = nn.Linear(192, CLASSES)
+
+    def forward(self, x):
+        x = (self.patch(x).permute(0, 2, 3, 1) + self.pos).contiguous()
+        return self.head(self.blocks(x).mean((1, 2)))
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, cin, cout, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout)
+        self.conv2, self.bn2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.BatchNorm2d(cout)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or cin != cout:
+            self.downsample = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+def resnet18():
+    stages, cin = [], 64
+    for i, cout in enumerate([64, 128, 256, 512]):
+        stages += [BasicBlock(cin, cout, min(i + 1, 2)), BasicBlock(cout, cout, 1)]
+        cin = cout
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1),
+        *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, CLASSES),
+    )
+
+
+def main(spec):
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(0)
+    device = torch.device("cpu" if spec["cuda"] < 0 else f"cuda:{spec['cuda']}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    net = {"simplenet": simplenet, "simplevit": SimpleViT, "resnet18": resnet18}[spec["model"]]().to(device).train()
+    x = torch.randn(spec["batch"], 3, spec["size"], spec["size"], device=device)
+    if spec["mode"] != "fp32":
+        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (spec["batch"],), device=device)
+    precision = contextlib.nullcontext
+    if spec["mode"] == "bf16":
+        precision = lambda: torch.autocast(device.type, dtype=torch.bfloat16)  # noqa: E731
+    if spec["model"] == "simplevit":
+        optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05)
+    else:
+        optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
+
+    def step():
+        with precision():
+            loss = F.cross_entropy(net(x), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    for _ in range(2):
+        step()
+    seconds, end = [], time.perf_counter() + spec["seconds"]
+    while len(seconds) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
