@@ -21,13 +21,19 @@ type Image struct {
 // Grey images become RGB. It returns nil if all are good, else an error for each image (nil for the good ones): ErrData
 // is in its chain where the image is truncated, damaged, not a JPEG, CMYK, or of another size. The pixels of a bad image
 // are undefined. Decoding is libjpeg-turbo's: accurate integer DCT, smooth chroma upsampling.
-func Decode(jpegs [][]byte, dst []byte) []error {
+func Decode(jpegs [][]byte, dst []byte) []error { return decodeAll(jpegs, dst, false) }
+
+// DecodePlain is Decode by libjpeg-turbo alone, without the entropy decoder of this package: the same pixels and errors,
+// slower. It is there to compare with.
+func DecodePlain(jpegs [][]byte, dst []byte) []error { return decodeAll(jpegs, dst, true) }
+
+func decodeAll(jpegs [][]byte, dst []byte, plain bool) []error {
 	if len(dst) != len(jpegs)*RecordBytes {
 		panic(fmt.Sprintf("pixel: Decode of %d images into %d bytes, want %d", len(jpegs), len(dst), len(jpegs)*RecordBytes))
 	}
 	var errs []error
 	for from := 0; from < len(jpegs); {
-		done, err := decode(jpegs[from:], Side, Side, dst[from*RecordBytes:])
+		done, err := decode(jpegs[from:], Side, Side, plain, dst[from*RecordBytes:])
 		from += done
 		if err != nil {
 			if errs == nil {
@@ -52,14 +58,14 @@ func DecodeAny(jpeg []byte) (Image, error) {
 		return Image{}, err
 	}
 	m := Image{Pix: make([]byte, int(w)*int(h)*3), W: int(w), H: int(h)}
-	if _, err := decode([][]byte{jpeg}, m.W, m.H, m.Pix); err != nil {
+	if _, err := decode([][]byte{jpeg}, m.W, m.H, false, m.Pix); err != nil {
 		return Image{}, err
 	}
 	return m, nil
 }
 
 // decode stops at the first bad image and returns how many came before it.
-func decode(jpegs [][]byte, w, h int, dst []byte) (done int, err error) {
+func decode(jpegs [][]byte, w, h int, plain bool, dst []byte) (done int, err error) {
 	var pinner runtime.Pinner
 	defer pinner.Unpin()
 	at := make([]*C.uint8_t, len(jpegs))
@@ -77,8 +83,12 @@ func decode(jpegs [][]byte, w, h int, dst []byte) (done int, err error) {
 		return 0, fmt.Errorf("decode JPEG: %w: empty", ErrData)
 	}
 	var n C.int64_t
+	var alone C.int32_t
+	if plain {
+		alone = 1
+	}
 	var why message
-	status := C.mpp_jpeg_decode(&at[0], &size[0], C.int64_t(len(jpegs)), C.int32_t(w), C.int32_t(h),
+	status := C.mpp_jpeg_decode(&at[0], &size[0], C.int64_t(len(jpegs)), C.int32_t(w), C.int32_t(h), alone,
 		(*C.uint8_t)(unsafe.SliceData(dst)), &n, why.buffer())
 	return int(n), why.check("decode JPEG", status)
 }

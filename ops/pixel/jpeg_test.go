@@ -221,20 +221,29 @@ func TestDecodeBad(t *testing.T) {
 	}
 }
 
-// Damage of any kind must end in pixels or in an error, never in a crash; and DecodeAny without our entropy decoder's
-// help must say the same.
+// Damage of any kind must end in pixels or in an error, never in a crash; and our entropy decoder must find the same pixels
+// and the same faults as libjpeg's.
 func TestDecodeDamaged(t *testing.T) {
 	good := encode(t, picture(Side, Side, 3), 60)
 	r := rand.New(rand.NewPCG(1, 2))
-	dst := make([]byte, RecordBytes)
+	dst, plain := make([]byte, RecordBytes), make([]byte, RecordBytes)
 	refused := 0
 	for range 3000 {
 		j := bytes.Clone(good)
 		for range 1 + r.IntN(4) {
 			j[r.IntN(len(j))] = byte(r.Uint32())
 		}
-		if Decode([][]byte{j[:len(j)-r.IntN(2)*r.IntN(len(j))]}, dst) != nil {
+		j = j[:len(j)-r.IntN(2)*r.IntN(len(j))]
+		got, want := Decode([][]byte{j}, dst), DecodePlain([][]byte{j}, plain)
+		switch {
+		case (got == nil) != (want == nil):
+			t.Fatalf("error %v, libjpeg alone says %v", got, want)
+		case got != nil && got[0].Error() != want[0].Error():
+			t.Fatalf("error %v, libjpeg alone says %v", got[0], want[0])
+		case got != nil:
 			refused++
+		case !bytes.Equal(dst, plain):
+			t.Fatal("pixels of a damaged image differ from those of libjpeg alone")
 		}
 	}
 	if refused < 1500 {
@@ -275,10 +284,14 @@ func BenchmarkDecode(b *testing.B) {
 		jpegs[i] = j
 	}
 	dst := make([]byte, len(jpegs)*RecordBytes)
-	for b.Loop() {
-		if errs := Decode(jpegs, dst); errs != nil {
-			b.Fatal(errs[0])
-		}
+	for name, decode := range map[string]func([][]byte, []byte) []error{"ours": Decode, "plain": DecodePlain} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if errs := decode(jpegs, dst); errs != nil {
+					b.Fatal(errs[0])
+				}
+			}
+			b.ReportMetric(float64(b.N*len(jpegs))/b.Elapsed().Seconds(), "images/s")
+		})
 	}
-	b.ReportMetric(float64(b.N*len(jpegs))/b.Elapsed().Seconds(), "images/s")
 }

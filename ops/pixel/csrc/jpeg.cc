@@ -47,11 +47,11 @@ class Decompressor {
     return check_kind(error);
   }
 
-  // Decodes with the fast entropy decoder, and again without where that gives up.
-  int decode(const uint8_t *jpeg, int64_t bytes, int32_t width, int32_t height, uint8_t *rgb, char *error) {
+  // Decodes with the fast entropy decoder unless plain, and again without where that gives up.
+  int decode(const uint8_t *jpeg, int64_t bytes, int32_t width, int32_t height, bool plain, uint8_t *rgb, char *error) {
     if (!created_) return say(error, "no memory for libjpeg"), MPP_MEMORY;
     bool again = false;
-    int status = decode_once(jpeg, bytes, width, height, rgb, error, true, &again);
+    int status = decode_once(jpeg, bytes, width, height, rgb, error, !plain, &again);
     return again ? decode_once(jpeg, bytes, width, height, rgb, error, false, &again) : status;
   }
 
@@ -149,7 +149,7 @@ class Decompressor {
 }  // namespace mpp
 
 int mpp_jpeg_decode(const uint8_t *const *jpegs, const int64_t *sizes, int64_t count, int32_t width, int32_t height,
-                    uint8_t *rgb, int64_t *done, char *error) {
+                    int32_t plain, uint8_t *rgb, int64_t *done, char *error) {
   *done = 0;
   auto *d = new (std::nothrow) mpp::Decompressor;
   if (!d) return mpp::say(error, "no memory for a decoder"), MPP_MEMORY;
@@ -157,7 +157,7 @@ int mpp_jpeg_decode(const uint8_t *const *jpegs, const int64_t *sizes, int64_t c
   size_t stride = static_cast<size_t>(width) * static_cast<size_t>(height) * 3;
   try {
     for (int64_t i = 0; i < count && status == MPP_OK; i++) {
-      status = d->decode(jpegs[i], sizes[i], width, height, rgb + static_cast<size_t>(i) * stride, error);
+      status = d->decode(jpegs[i], sizes[i], width, height, plain != 0, rgb + static_cast<size_t>(i) * stride, error);
       if (status == MPP_OK) *done = i + 1;
     }
   } catch (const std::bad_alloc &) {

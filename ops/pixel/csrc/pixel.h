@@ -21,9 +21,9 @@ enum { MPP_MAX_PIXELS = 64 << 20 };  // the largest image mpp_jpeg_decode and mp
 
 // Decodes count JPEGs, each width x height, one after another into rgb (count x height x width x 3). Grey images become
 // RGB; CMYK is refused. Any warning of libjpeg (truncated or damaged data) is an error. Stops at the first bad image:
-// *done is then the number of good ones before it.
+// *done is then the number of good ones before it. plain: libjpeg does all of it, without our entropy decoder.
 int mpp_jpeg_decode(const uint8_t *const *jpegs, const int64_t *sizes, int64_t count, int32_t width, int32_t height,
-                    uint8_t *rgb, int64_t *done, char *error);
+                    int32_t plain, uint8_t *rgb, int64_t *done, char *error);
 
 // Width and height of a JPEG, from its header.
 int mpp_jpeg_size(const uint8_t *jpeg, int64_t size, int32_t *width, int32_t *height, char *error);
