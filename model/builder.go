@@ -101,7 +101,7 @@ func (b *builder) conv(name string, c conv2d) *conv {
 func (l *conv) forward(s *ops.Scope, x torch.Tensor, _ Mode) torch.Tensor {
 	convolve := s.Conv2d
 	if l.own {
-		convolve = s.Conv2d
+		convolve = s.OwnConv2d
 	}
 	y := convolve(x, tensor(l.weight), tensor(l.bias), l.geometry)
 	l.trace.layer(l.name, "convolution", y, func(shape []int64) int64 {

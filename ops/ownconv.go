@@ -54,12 +54,12 @@ func (s *Scope) ownConv2d(x, w, b torch.Tensor, g ConvGeometry, how ownConv) tor
 	if c.err != nil {
 		return torch.Tensor{}
 	}
-	var message [C.MP_ERR]C.char
+	message := c.message()
 	var y C.mp_tensor
 	status := C.mp_own_conv2d(handle(x), handle(w), handle(b), C.int64_t(max(g.Stride, 1)), C.int64_t(g.Padding), C.int(how), &y, &message[0])
 	runtime.KeepAlive([]torch.Tensor{x, w, b})
 	if status != C.MP_OK {
-		c.Fail(check(status, what, &message))
+		c.Fail(check(status, what, message))
 		return torch.Tensor{}
 	}
 	return s.own(adopt(y))

@@ -106,7 +106,7 @@ func (c convCase) compute(s *Scope, d DType, v numbers, conv convolution) result
 	w := s.Leaf(layout(From(s, v.w, c.co, c.ci, c.kh, c.kw)))
 	b := s.Leaf(s.To(From(s, v.b, c.co), d))
 	y := conv(s, x, w, b, c.geometry())
-	grads := s.Grad(s.Sum(s.Mul(y, layout(From(s, v.r, c.n, c.co, ho, wo)))), x, w, b)
+	grads := s.Pullback(y, layout(From(s, v.r, c.n, c.co, ho, wo)), x, w, b)
 	return result{Values[float64](s, y), Values[float64](s, grads[0]), Values[float64](s, grads[1]), Values[float64](s, grads[2])}
 }
 
@@ -331,6 +331,10 @@ func TestOwnConvolutionErrors(t *testing.T) {
 		{"absurd output", func(s *Scope) {
 			s.OwnConv2d(zeros(s, 1, 1, 1, 1), zeros(s, 1, 1, 1, 1), torch.Tensor{}, ConvGeometry{Padding: 1 << 21})
 		}, "memory"},
+		{"gradient of another shape", func(s *Scope) {
+			x := s.Leaf(zeros(s, 1, 3, 8, 8))
+			s.Pullback(s.OwnConv2d(x, zeros(s, 4, 3, 3, 3), torch.Tensor{}, ConvGeometry{}), zeros(s, 1, 4, 8, 8), x)
+		}, "shape [1, 4, 6, 6], its gradient [1, 4, 8, 8]"},
 		{"overwritten weight in the backward pass", func(s *Scope) {
 			x, w := s.Leaf(zeros(s, 1, 3, 8, 8)), s.Scale(zeros(s, 4, 3, 3, 3), 1)
 			y := s.OwnConv2d(x, w, torch.Tensor{}, ConvGeometry{})

@@ -82,21 +82,40 @@ int mp_call(const char *name, const char *overload, const mp_value *args, int na
   });
 }
 
+namespace {
+
+// Gradients of y, weighted with dy (undefined: y is a scalar), with respect to n inputs.
+void gradients(const at::Tensor &y, const at::Tensor &dy, const mp_tensor *inputs, int n, bool allow_unused,
+               mp_tensor *results) {
+  torch::autograd::variable_list wanted, weights;
+  wanted.reserve(n);
+  for (int i = 0; i < n; i++) {
+    TORCH_CHECK(mp::tensor(inputs[i]).requires_grad(), "input ", i, " asks for no gradient (it is no leaf)");
+    wanted.push_back(mp::tensor(inputs[i]));
+  }
+  if (dy.defined()) weights.push_back(dy);
+  auto grads = torch::autograd::grad({y}, wanted, weights, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
+                                     /*allow_unused=*/true);
+  for (int i = 0; i < n; i++) {
+    TORCH_CHECK(allow_unused || grads[i].defined(), "the loss does not depend on input ", i);
+  }
+  for (int i = 0; i < n; i++) results[i] = mp::handle(std::move(grads[i]));
+}
+
+}  // namespace
+
 int mp_grad(mp_tensor loss, const mp_tensor *inputs, int n, int allow_unused, mp_tensor *results, char *err) {
   return mp::guard(err, [&] {
     TORCH_CHECK(mp::tensor(loss).numel() == 1, "the loss has ", mp::tensor(loss).numel(), " elements, not one");
-    torch::autograd::variable_list wanted;
-    wanted.reserve(n);
-    for (int i = 0; i < n; i++) {
-      TORCH_CHECK(mp::tensor(inputs[i]).requires_grad(), "input ", i, " asks for no gradient (it is no leaf)");
-      wanted.push_back(mp::tensor(inputs[i]));
-    }
-    auto grads = torch::autograd::grad({mp::tensor(loss)}, wanted, {}, /*retain_graph=*/std::nullopt,
-                                       /*create_graph=*/false, /*allow_unused=*/true);
-    for (int i = 0; i < n; i++) {
-      TORCH_CHECK(allow_unused || grads[i].defined(), "the loss does not depend on input ", i);
-    }
-    for (int i = 0; i < n; i++) results[i] = mp::handle(std::move(grads[i]));
+    gradients(mp::tensor(loss), {}, inputs, n, allow_unused != 0, results);
+  });
+}
+
+int mp_pullback(mp_tensor y, mp_tensor dy, const mp_tensor *inputs, int n, mp_tensor *results, char *err) {
+  return mp::guard(err, [&] {
+    TORCH_CHECK(mp::tensor(dy).sizes() == mp::tensor(y).sizes(), "the result has shape ", mp::tensor(y).sizes(),
+                ", its gradient ", mp::tensor(dy).sizes());
+    gradients(mp::tensor(y), mp::tensor(dy), inputs, n, false, results);
   });
 }
 

@@ -39,6 +39,9 @@ int mp_call(const char *name, const char *overload, const mp_value *args, int na
 // does not depend on is an error naming its index, unless allow_unused: then its result is null.
 int mp_grad(mp_tensor loss, const mp_tensor *inputs, int n, int allow_unused, mp_tensor *results, char *err);
 
+// The pullback of dy, shaped as y: sum of dy * d y / d inputs[i], into results (new). As mp_grad otherwise.
+int mp_pullback(mp_tensor y, mp_tensor dy, const mp_tensor *inputs, int n, mp_tensor *results, char *err);
+
 // A leaf that shares memory with t and asks for a gradient (new).
 int mp_leaf(mp_tensor t, mp_tensor *result, char *err);
 // A tensor over memory that the caller keeps alive; strides may be null (contiguous). result: new.
