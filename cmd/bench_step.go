@@ -38,6 +38,7 @@ type stepSpec struct {
 	Threads int     `json:"threads"`
 	Seconds float64 `json:"seconds"` // at least so long, and at least three steps
 	CUDA    int     `json:"cuda"`    // index of the GPU, -1 for the CPU
+	Own     bool    `json:"own"`     // convolve by our own convolution; Python has none
 }
 
 // benchStepOptions is what `mp bench step` is asked for.

@@ -84,7 +84,7 @@ func measureStep(ctx context.Context, e *env, text string) error {
 
 func (b *stepBench) prepare(s *ops.Scope, spec stepSpec) (err error) {
 	last := spec.Mode != modeFP32
-	if b.model, err = model.New(s, spec.Model, model.Options{Classes: benchClasses, ChannelsLast: last}); err != nil {
+	if b.model, err = model.New(s, spec.Model, model.Options{Classes: benchClasses, ChannelsLast: last, OwnConv: spec.Own}); err != nil {
 		return err
 	}
 	c := optim.DefaultConfig(optim.SGD)
