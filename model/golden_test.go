@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"context"
+	"encoding/binary"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"mp/model"
 	"mp/model/modeltest"
 	"mp/ops"
+	"mp/ops/pixel"
 )
 
 // on runs f on a fresh CPU device of two threads.
@@ -39,8 +41,10 @@ func arrays(t *testing.T, path string) map[string]model.Array {
 	}
 	out := map[string]model.Array{}
 	for _, x := range state.Model {
-		f := checkpoint.FromFloat32s(x.Name, x.Shape, x.Float32s())
-		out[x.Name] = model.Array{Shape: f.Shape, Data: f.Data}
+		if x.DType != checkpoint.F32 {
+			t.Fatalf("%s holds %s of type %v, want F32", path, x.Name, x.DType)
+		}
+		out[x.Name] = model.Array{Shape: x.Shape, Data: x.Data}
 	}
 	return out
 }
@@ -186,8 +190,27 @@ func TestReferenceCheckpointGivesPyTorchsLogits(t *testing.T) {
 		}
 		check("none_flipTTA", mirrored)
 		check("linear", logits(linear, false))
+		check("nearest", logits(scaled(t, raw, pixel.Nearest), false))
+		check("cubic", logits(scaled(t, raw, pixel.Bicubic), false))
 		return s.Err()
 	})
+}
+
+// scaled is the reference's Scale(144) and centre crop 128 of pixels N H W C.
+func scaled(t *testing.T, pixels []byte, how pixel.Interpolation) []byte {
+	t.Helper()
+	const image, row = 128 * 128 * 3, 128 * 3
+	var out []byte
+	for ; len(pixels) > 0; pixels = pixels[image:] {
+		big, err := pixel.Resize(pixel.Image{Pix: pixels[:image], W: 128, H: 128}, 144, 144, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for y := 8; y < 8+128; y++ {
+			out = append(out, big.Pix[(y*144+8)*3:][:row]...)
+		}
+	}
+	return out
 }
 
 // normalised turns pixels N H W C into images [N 3 128 128] with the reference's mean and deviation.
@@ -216,10 +239,10 @@ func readFile(t *testing.T, path string) []byte {
 
 func floats(t *testing.T, path string) []float64 {
 	t.Helper()
-	x := checkpoint.Tensor{DType: checkpoint.F32, Data: readFile(t, path)}
-	var out []float64
-	for _, v := range x.Float32s() {
-		out = append(out, float64(v))
+	bytes := readFile(t, path)
+	out := make([]float64, len(bytes)/4)
+	for i := range out {
+		out[i] = float64(math.Float32frombits(binary.LittleEndian.Uint32(bytes[4*i:])))
 	}
 	return out
 }
