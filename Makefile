@@ -40,7 +40,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 
 JOBS       := $(shell nproc)
 .DEFAULT_GOAL := all
-.PHONY: all mp-up-to-date libs system demo test vet lint race cuda venv env clean
+.PHONY: all libs system demo test vet lint race fuzz cuda venv env clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -119,6 +119,24 @@ $(LIB)/libmpcuda.so: $(CUDA_OBJ)
 
 venv:
 	@deploy/venv.sh $(BUILD)/venv
+
+demo: all
+	deploy/demo.sh $(DATA)
+
+# Everything CI checks. Packages without libtorch also run under the race detector.
+test: all lint cuda
+	go test ./...
+	$(MAKE) --no-print-directory race
+
+PURE := ./job ./data ./checkpoint ./metrics ./allreduce/... ./internal/... ./ops/pixel
+race: libs
+	go test -race -short $(PURE)
+
+# Ten minutes for each reader of files that strangers write.
+FUZZTIME ?= 10m
+fuzz: libs
+	@for target in data:FuzzList data:FuzzPack checkpoint:FuzzSafetensors checkpoint:FuzzPickle checkpoint:FuzzZip job:FuzzJobFile; do \
+		go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
 
 vet: libs
 	go vet ./...

@@ -3,10 +3,12 @@ package main
 
 import (
 	"os"
+	"runtime"
 
 	"mp/cmd"
 )
 
 func main() {
+	runtime.UnlockOSThread() // gotorch locks the main goroutine; here each device has a thread of its own
 	os.Exit(cmd.Main(os.Args[1:], os.Stdout, os.Stderr))
 }

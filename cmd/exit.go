@@ -8,6 +8,10 @@ import (
 	"mp/checkpoint"
 	"mp/data"
 	"mp/job"
+	"mp/model"
+	"mp/ops"
+	"mp/ops/pixel"
+	"mp/optim"
 )
 
 // Exit codes; scripts and Kubernetes decide by them whether to start the process again.
@@ -32,7 +36,7 @@ func (u usageError) Unwrap() error { return u.err }
 
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
-	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat}
+	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

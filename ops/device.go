@@ -7,6 +7,7 @@ import "C"
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -159,6 +160,26 @@ func (d *Device) Synchronize(ctx context.Context) error {
 		var message [C.MP_ERR]C.char
 		return check(C.mp_synchronize(C.int(d.config.GPU), &message[0]), "synchronize "+d.String(), &message)
 	})
+}
+
+// MemoryInUse is what this process occupies of the device's memory, in bytes: resident memory for the CPU, libtorch's
+// allocations on a GPU.
+func (d *Device) MemoryInUse() (int64, error) {
+	if !d.IsCPU() {
+		var message [C.MP_ERR]C.char
+		var out [4]C.int64_t
+		err := check(C.mp_cuda_memory(C.int(d.config.GPU), &out[0], &message[0]), "memory of "+d.String(), &message)
+		return int64(out[0]), err
+	}
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, fmt.Errorf("resident memory: %w", err)
+	}
+	var size, pages int64
+	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
+		return 0, fmt.Errorf("resident memory: %w", err)
+	}
+	return pages * int64(os.Getpagesize()), nil
 }
 
 // Memory is what tensors occupy, in bytes.

@@ -26,6 +26,9 @@ func (s *Scope) Scale(a torch.Tensor, c float64) torch.Tensor { return s.call("m
 // Offset returns a + c.
 func (s *Scope) Offset(a torch.Tensor, c float64) torch.Tensor { return s.call("add.Scalar", a, c) }
 
+// Log returns the natural logarithm.
+func (s *Scope) Log(a torch.Tensor) torch.Tensor { return s.call("log", a) }
+
 // ReLU returns max(x, 0).
 func (s *Scope) ReLU(x torch.Tensor) torch.Tensor {
 	return s.viaGotorch("relu", []torch.Tensor{x}, func() torch.Tensor { return torch.Relu(x) })

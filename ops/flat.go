@@ -184,14 +184,14 @@ func (f *Flat) WriteParam(s *Scope, p *Param, bytes []byte) {
 		pin.Pin(unsafe.SliceData(bytes))
 	}
 	from := c.Wrap(bytes, f.buffer.Dtype(), false, p.Shape...)
-	c.copyInto(p.view, from)
+	c.CopyInto(p.view, from)
 }
 
 // CopyFrom sets f's buffer from another Flat of the same layout.
-func (f *Flat) CopyFrom(s *Scope, other torch.Tensor) { s.copyInto(f.buffer, other) }
+func (f *Flat) CopyFrom(s *Scope, other torch.Tensor) { s.CopyInto(f.buffer, other) }
 
-// copyInto overwrites to with from, converting dtype, layout and device, outside any graph.
-func (s *Scope) copyInto(to, from torch.Tensor) {
+// CopyInto overwrites to with from, converting dtype, layout and device, outside any graph.
+func (s *Scope) CopyInto(to, from torch.Tensor) {
 	s.NoGrad(func() {
 		c := s.Child()
 		defer c.Close()

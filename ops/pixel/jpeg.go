@@ -7,14 +7,28 @@ import "C"
 
 import (
 	"fmt"
+	"image"
+	"image/color"
 	"runtime"
 	"unsafe"
 )
 
-// Image is uint8 RGB, interleaved, rows from the top: Pix has W*H*3 bytes.
+// Image is uint8 RGB, interleaved, rows from the top: Pix has W*H*3 bytes. It is an image.Image of the standard library.
 type Image struct {
 	Pix  []byte
 	W, H int
+}
+
+// ColorModel is that of the standard library's opaque colours.
+func (m Image) ColorModel() color.Model { return color.RGBAModel }
+
+// Bounds is the rectangle of the pixels, from (0, 0).
+func (m Image) Bounds() image.Rectangle { return image.Rect(0, 0, m.W, m.H) }
+
+// At returns a pixel.
+func (m Image) At(x, y int) color.Color {
+	p := m.Pix[(y*m.W+x)*3:]
+	return color.RGBA{p[0], p[1], p[2], 255}
 }
 
 // Decode decodes JPEGs of Side x Side pixels, one after another, into dst, which must have len(jpegs)*RecordBytes bytes.

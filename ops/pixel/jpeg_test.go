@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"errors"
 	"image"
-	"image/color"
 	"image/jpeg"
 	"io"
 	"math/rand/v2"
@@ -78,13 +77,6 @@ func picture(w, h int, seed uint64) Image {
 		}
 	}
 	return m
-}
-
-func (m Image) ColorModel() color.Model { return color.RGBAModel }
-func (m Image) Bounds() image.Rectangle { return image.Rect(0, 0, m.W, m.H) }
-func (m Image) At(x, y int) color.Color {
-	p := m.Pix[(y*m.W+x)*3:]
-	return color.RGBA{p[0], p[1], p[2], 255}
 }
 
 func encode(t testing.TB, m image.Image, quality int) []byte {
