@@ -198,15 +198,15 @@ func TestValidateListsEveryContradiction(t *testing.T) {
 		{func(s *Spec) { s.Optimizer = AdamW; s.Momentum = 0 }, "--nesterov belongs to"},
 		{func(s *Spec) { s.Optimizer = AdamW; s.Nesterov = false }, "--momentum belongs to"},
 		{func(s *Spec) { s.Momentum = 0 }, "--nesterov needs --momentum"},
-		{func(s *Spec) { s.Warmup = 31 }, "lower --warmup"},
-		{func(s *Spec) { s.Model = ModelSimpleViT; s.Conv = ConvOwn }, "--conv own is for the CNNs"},
+		{func(s *Spec) { s.Warmup = 37 }, "lower --warmup"},
+		{func(s *Spec) { s.Model, s.ImageSize, s.Conv = ModelSimpleViT, "128", ConvOwn }, "--conv own is for the CNNs"},
 		{func(s *Spec) { s.Resume, s.Init = "a", "b" }, "--resume goes on"},
 		{func(s *Spec) { s.InitPartial = true }, "--init-partial needs"},
 		{func(s *Spec) { s.Augment = "none"; s.Mixup = 0.2 }, "--augment none contradicts"},
 		{func(s *Spec) { s.ImageSize = "96:0-3" }, "leave the last range open"},
 		{func(s *Spec) { s.ImageSize = "96:0-3,128:5-" }, "begin at 4"},
 		{func(s *Spec) { s.ImageSize = "96:0-,128:5-" }, "no end"},
-		{func(s *Spec) { s.ImageSize = "96:0-30,128:31-" }, "would begin at epoch 31"},
+		{func(s *Spec) { s.ImageSize = "96:0-36,128:37-" }, "would begin at epoch 37"},
 		{func(s *Spec) { s.ImageSize = "8" }, "8 pixels"},
 		{func(s *Spec) { s.ImageSize = "96:5-3" }, "begin"},
 		{func(s *Spec) { s.ImageSize = "" }, "want 128"},
@@ -247,11 +247,11 @@ func TestTableMarksWhatDiffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Data, s.LR, s.BatchSize, s.Name = "miniplaces", 0.05, 64, "x"
+	s.Data, s.LR, s.BatchSize, s.Name = "miniplaces", 0.05, 128, "x"
 	for _, width := range []int{0, 80, 120, 20} {
 		text := s.Table(width)
 		t.Logf("width %d\n%s", width, text)
-		for _, want := range []string{"* batch-size", "* lr ", "0.05", "(0.2)", "(128)", "data", "miniplaces"} {
+		for _, want := range []string{"* batch-size", "* lr ", "0.05", "(0.1)", "(64)", "data", "miniplaces"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("width %d: no %q in\n%s", width, want, text)
 			}

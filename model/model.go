@@ -54,6 +54,7 @@ func architectures() []architecture {
 		{"simplenet", newSimpleNet},
 		{"simplevit", newSimpleViT},
 		{"resnet18", newResNet18},
+		{"scenenet", newSceneNet},
 	}
 }
 

@@ -52,9 +52,9 @@ func (s *Scope) MaxPool2d(x torch.Tensor, kernel, stride, padding int64) torch.T
 	})
 }
 
-// AvgPool2d returns the mean over windows of x [N C H W], without padding.
+// AvgPool2d returns the mean over windows of x [N C H W]; windows that stick out at the far edges average what is there.
 func (s *Scope) AvgPool2d(x torch.Tensor, kernel, stride int64) torch.Tensor {
-	return s.call("avg_pool2d", x, []int64{kernel, kernel}, []int64{stride, stride})
+	return s.call("avg_pool2d", x, []int64{kernel, kernel}, []int64{stride, stride}, []int64{0, 0}, true, false)
 }
 
 // GlobalAvgPool returns the mean of x [N C H W] over H and W: [N C].

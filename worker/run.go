@@ -36,8 +36,8 @@ func (w *Worker) Run(ctx context.Context) (Result, error) {
 	}
 	defer loader.Close()
 	clock := &pace{meter: metrics.NewMeter(w.done, w.Spec.Epochs*steps, began), began: began}
-	for w.done < w.Spec.Epochs*steps {
-		epoch := w.done / steps
+	for w.validated < w.Spec.Epochs {
+		epoch := w.validated
 		if w.done%steps == 0 && epoch > 0 && w.sizes.At(epoch) != w.sizes.At(epoch-1) {
 			ops.TrimMemory() // blocks of the old size are of no use
 			w.story(metrics.Story{Topic: "size", Text: fmt.Sprintf("images are %d pixels wide from epoch %d on", w.sizes.At(epoch), epoch+1)})
@@ -65,9 +65,9 @@ func (w *Worker) stop() error {
 // epoch trains the rest of an epoch, validates and saves.
 func (w *Worker) epoch(ctx context.Context, loader *data.Loader, clock *pace) error {
 	steps := w.sampler.Steps()
-	epoch := w.done / steps
+	epoch := w.validated
 	clock.start()
-	for step := w.done % steps; step < steps; step++ {
+	for step := w.done - epoch*steps; step < steps; step++ {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -94,17 +94,10 @@ func (w *Worker) epoch(ctx context.Context, loader *data.Loader, clock *pace) er
 			clock.meter.Pause(time.Now())
 		}
 	}
-	w.Sink.Emit(clock.epoch(epoch, w))
-	if err := w.validate(ctx, epoch); err != nil {
-		if ctx.Err() != nil {
-			// Saved now, the epoch would count as completed and never be validated. The last checkpoint is from before.
-			w.story(metrics.Story{Topic: "stop", Text: "stopped while validating; the steps since the last checkpoint will be done again",
-				Advice: "go on with: mp train --resume " + w.Directory})
-			return ErrStopped
-		}
-		return err
+	if clock.whole.images > 0 { // else the run was stopped between training and validation
+		w.Sink.Emit(clock.epoch(epoch, w))
 	}
-	return nil
+	return w.validate(ctx, epoch)
 }
 
 // fetch takes the shards of one step from the loader.
@@ -153,6 +146,7 @@ func (w *Worker) validate(ctx context.Context, epoch int) error {
 	if isBest {
 		w.best = best{score, epoch + 1}
 	}
+	w.validated = epoch + 1
 	if err := w.save(ctx, isBest); err != nil {
 		return err
 	}
@@ -189,7 +183,7 @@ func (w *Worker) finish(clock *pace) (Result, error) {
 		return Result{}, err
 	}
 	return Result{
-		Best: w.best.Score, BestEpoch: w.best.epoch, Epochs: w.done / w.sampler.Steps(), Took: time.Since(clock.began),
+		Best: w.best.Score, BestEpoch: w.best.epoch, Epochs: w.validated, Took: time.Since(clock.began),
 		Checkpoint: best, SHA256: checkpoint.Digest(state.Model), Rate: clock.rate(),
 	}, nil
 }

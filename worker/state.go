@@ -88,6 +88,7 @@ func (w *Worker) resume(s *ops.Scope, state *checkpoint.State) error {
 	if total := w.Spec.Epochs * w.sampler.Steps(); w.done > total {
 		return fmt.Errorf("resume %s: it is %d updates old, the run has %d; raise --epochs: %w", w.Spec.Resume, w.done, total, job.ErrConfig)
 	}
+	w.validated = meta.Epoch
 	w.best = best{Score: Score{Top1: meta.BestTop1, Top5: meta.BestTop5}, epoch: meta.BestEpoch}
 	return s.Err()
 }
@@ -181,9 +182,8 @@ func (w *Worker) meta() checkpoint.Meta {
 	if err != nil {
 		panic(fmt.Sprintf("worker: a job that has no JSON: %v", err)) // plain fields only
 	}
-	steps := w.sampler.Steps()
 	return checkpoint.Meta{
-		Arch: w.Spec.Model, Epoch: w.done / steps, Step: w.done, Seed: w.Spec.Seed,
+		Arch: w.Spec.Model, Epoch: w.validated, Step: w.done, Seed: w.Spec.Seed,
 		BestTop1: w.best.Top1, BestTop5: w.best.Top5, BestEpoch: w.best.epoch,
 		LR: w.schedule.Rate(max(w.done-1, 0)), BaseLR: w.Spec.LR, Momentum: w.Spec.Momentum, WeightDecay: w.Spec.WeightDecay,
 		Job: spec,
@@ -285,6 +285,7 @@ func guess(state *checkpoint.State) string {
 	}
 	for _, sign := range []struct{ tensor, arch string }{
 		{"features.14.weight", job.ModelSimpleNet},
+		{"stem.3.weight", job.ModelSceneNet},
 		{"pos_embed", job.ModelSimpleViT},
 		{"layer4.1.conv2.weight", job.ModelResNet18},
 	} {

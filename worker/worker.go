@@ -52,9 +52,10 @@ type Worker struct {
 	part   vector       // one shard's contribution to sum
 	before torch.Tensor // the model's buffers before the step
 
-	done int     // updates done
-	norm float64 // of the last step's gradient before clipping; 0 where nothing is clipped
-	best best    // of all validations so far
+	done      int     // updates done
+	validated int     // epochs done, validation included
+	norm      float64 // of the last step's gradient before clipping; 0 where nothing is clipped
+	best      best    // of all validations so far
 }
 
 // best is the validation that the best checkpoint is of.

@@ -43,7 +43,8 @@ func anyWarp(r *rand.Rand, size, n int) Warp {
 			w.Map[2] += int32(r.IntN(One))
 		}
 	}
-	w.Steps = Steps(r.IntN(16)) & Steps(r.IntN(16))
+	first, second := r.IntN(16), r.IntN(16)
+	w.Steps = Steps(first & second)
 	w.Sharpness = int32(r.IntN(600) - 40)
 	for c := range w.Gain {
 		w.Gain[c] = uint16(r.IntN(1 << 16))

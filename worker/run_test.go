@@ -1,0 +1,172 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"mp/allreduce/inproc"
+	"mp/checkpoint"
+	"mp/data"
+	"mp/job"
+	"mp/metrics"
+	"mp/ops"
+	"mp/ops/pixel"
+)
+
+type decoder struct{}
+
+func (decoder) Decode(jpegs [][]byte, dst []byte) []error { return pixel.Decode(jpegs, dst) }
+
+// packs paints a small data set and packs it.
+func packs(t *testing.T) (trainPack, valPack *data.Pack) {
+	t.Helper()
+	dir := t.TempDir()
+	ctx := context.Background()
+	if err := data.Synth(ctx, data.SynthConfig{Dir: dir, Classes: 4, Train: 48, Val: 12, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	root, err := data.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(split data.Split) *data.Pack {
+		path := filepath.Join(dir, string(split)+".pack")
+		if err := data.WritePack(ctx, data.PackConfig{Root: root, Split: split, Path: path, Decoder: decoder{}}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := data.OpenPack(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+		return p
+	}
+	return open(data.Train), open(data.Val)
+}
+
+// stopAt cancels the run when a number of updates is reported.
+type stopAt struct {
+	update int
+	cancel context.CancelFunc
+}
+
+func (s stopAt) Emit(e metrics.Event) {
+	if e.Step != nil && e.Step.Update == s.update {
+		s.cancel()
+	}
+}
+
+// short is a run of two epochs of six updates, with everything that could break its repetition.
+func short(t *testing.T, model string, shards int) job.Spec {
+	t.Helper()
+	s, err := job.Default(job.Spec{Model: model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Data, s.Epochs, s.BatchSize, s.Shards, s.ImageSize = "d", 2, 8, shards, "32:0-0,64:1-"
+	s.PrintFreq, s.Threads, s.Seed, s.EMA, s.Warmup = 1, 1, 7, .9, .5
+	if model == job.ModelSimpleViT {
+		s.ImageSize = "128"
+	}
+	return s
+}
+
+// train runs a job in dir until it ends or, with a positive number, after stop updates.
+func train(t *testing.T, s job.Spec, dir string, p [2]*data.Pack, stop int) (Result, error) {
+	t.Helper()
+	device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: s.Threads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	w, err := New(ctx, Config{Spec: s, Train: p[0], Val: p[1], Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{stop, cancel}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	return w.Run(ctx)
+}
+
+func TestResumedRunEndsWithTheSameBits(t *testing.T) {
+	trainPack, valPack := packs(t)
+	p := [2]*data.Pack{trainPack, valPack}
+	for _, c := range []struct {
+		model  string
+		shards int
+		stops  []int
+	}{
+		{job.ModelSceneNet, 2, []int{1, 6, 9}},
+		{job.ModelSimpleNet, 1, []int{5}},
+		{job.ModelSimpleViT, 1, []int{7}},
+	} {
+		t.Run(c.model, func(t *testing.T) {
+			s := short(t, c.model, c.shards)
+			want, err := train(t, s, t.TempDir(), p, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, stop := range c.stops {
+				dir := t.TempDir()
+				if _, err := train(t, s, dir, p, stop); !errors.Is(err, ErrStopped) {
+					t.Fatalf("stopped after update %d: got %v, want ErrStopped", stop, err)
+				}
+				again := s
+				again.Resume = dir
+				got, err := train(t, again, dir, p, 0)
+				if err != nil {
+					t.Fatalf("resumed after update %d: %v", stop, err)
+				}
+				if got.SHA256 != want.SHA256 {
+					t.Errorf("resumed after update %d: weights are %s, want %s", stop, got.SHA256, want.SHA256)
+				}
+				if got.Best.Top1 != want.Best.Top1 || got.Best.Top5 != want.Best.Top5 || got.BestEpoch != want.BestEpoch {
+					t.Errorf("resumed after update %d: best is %+v of epoch %d, want %+v of epoch %d", stop, got.Best, got.BestEpoch, want.Best, want.BestEpoch)
+				}
+			}
+		})
+	}
+}
+
+func TestCounting(t *testing.T) {
+	got := count([]float32{3, 1, 2, 0, 5, 9}, []int64{0, 1}).score()
+	if got.Top1 != 50 || got.Top5 != 100 || got.Images != 2 {
+		t.Errorf("got %+v, want one of two images right", got)
+	}
+}
+
+func TestWrongCheckpointsAreRefused(t *testing.T) {
+	trainPack, valPack := packs(t)
+	dir := t.TempDir()
+	s := short(t, job.ModelSimpleNet, 1)
+	if _, err := train(t, s, dir, [2]*data.Pack{trainPack, valPack}, 2); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	c := Config{Train: trainPack, Val: valPack, Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{}}
+	c.Spec = short(t, job.ModelSceneNet, 1)
+	c.Spec.Resume = dir
+	if _, err := New(context.Background(), c); !errors.Is(err, job.ErrConfig) {
+		t.Errorf("another model's checkpoint: got %v, want job.ErrConfig", err)
+	}
+	latest, _, err := checkpoint.Latest(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(latest, "model.safetensors"), 1000); err != nil {
+		t.Fatal(err)
+	}
+	c.Spec = s
+	c.Spec.Resume = dir
+	if _, err := New(context.Background(), c); !errors.Is(err, checkpoint.ErrFormat) {
+		t.Errorf("a checkpoint cut short: got %v, want checkpoint.ErrFormat", err)
+	}
+}
