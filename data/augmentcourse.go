@@ -70,10 +70,9 @@ func (v validation) draw(r *Rand, size int) pixel.Warp {
 	edge := float64((v.scale - size) / 2)
 	scale := pixel.Scale(ImageSize, ImageSize, v.scale, v.scale)
 	if w.Interpolation == pixel.Nearest {
-		// OpenCV takes floor(x * scale) where pixel.Warp takes floor(x * scale + offset + 1/2); the hair keeps products
-		// that are whole numbers from falling below.
-		const hair = 1. / 4096
-		scale.C, scale.F = hair-0.5, hair-0.5
+		// Centres that lie between two pixels fall as in OpenCV's INTER_NEAREST_EXACT, whose steps are of 2^-16 pixels.
+		step := float64((ImageSize<<16+v.scale/2)/v.scale) / 65536
+		scale = pixel.Affine{A: step, C: step/2 - 0.5, E: step, F: step/2 - 0.5}
 	}
 	w.Map = pixel.Shift(edge, edge).Then(scale).Fixed()
 	return w

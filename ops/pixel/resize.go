@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// Resize returns m as w x h pixels, interpolated as OpenCV's resize does for uint8: centres of pixels at halves (for
-// Nearest: corners at whole numbers), nothing smoothed before shrinking. The error is ErrArgument.
+// Resize returns m as w x h pixels, interpolated as OpenCV's resize does for uint8 (Nearest is its INTER_NEAREST_EXACT):
+// centres of pixels at halves, nothing smoothed before shrinking. The error is ErrArgument.
 func Resize(m Image, w, h int, how Interpolation) (Image, error) {
 	if m.W < 1 || m.H < 1 || len(m.Pix) != m.W*m.H*3 {
 		return Image{}, fmt.Errorf("resize: %w: %d bytes for %d x %d pixels", ErrArgument, len(m.Pix), m.W, m.H)

@@ -213,7 +213,9 @@ func resize(m Image, w, h int, how Interpolation) []float64 {
 	axis := func(i, from, to int) (first int, weights []float64) {
 		scale := float64(from) / float64(to)
 		if how == Nearest {
-			return min(int(float64(i)*scale+1e-9), from-1), []float64{1}
+			// In OpenCV, a centre on the line between two pixels falls as steps in 1/65536 pixel happen to.
+			step := (2*(from<<16)/to + 1) / 2
+			return min((step*i+step/2-from%2)>>16, from-1), []float64{1}
 		}
 		at := (float64(i)+0.5)*scale - 0.5
 		first = int(math.Floor(at))

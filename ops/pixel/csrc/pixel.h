@@ -80,8 +80,8 @@ int mpp_gather(const uint8_t *records, int64_t count, const int32_t *index, cons
 int mpp_gather_u8(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
                   const mpp_out *out, uint8_t *dst, char *error);
 
-// Resizes an RGB image as OpenCV's resize does: nearest, bilinear or bicubic (a = -0.75), pixel centres at halves (but
-// nearest: at corners), no smoothing before. rgb: new_height x new_width x 3.
+// Resizes an RGB image as OpenCV's resize does: nearest (its INTER_NEAREST_EXACT), bilinear or bicubic (a = -0.75), pixel
+// centres at halves, no smoothing before. rgb: new_height x new_width x 3.
 int mpp_resize(const uint8_t *from, int32_t width, int32_t height, int32_t interpolation, uint8_t *rgb,
                int32_t new_width, int32_t new_height, char *error);
 

@@ -1,4 +1,5 @@
-// Resizing of images of any size, as OpenCV's resize does for uint8: weights of 11 bits, no smoothing before shrinking.
+// Resizing of images of any size, as OpenCV's resize does for uint8 (INTER_NEAREST_EXACT, INTER_LINEAR, INTER_CUBIC):
+// weights of 11 bits, no smoothing before shrinking.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,7 +26,9 @@ struct Axis {
     const double scale = 1.0 / (static_cast<double>(to) / from);
     for (int i = 0; i < to; i++) {
       if (interpolation == MPP_NEAREST) {
-        push(std::min(static_cast<int>(std::floor(i * scale)), from - 1), kOne);
+        // In OpenCV's own arithmetic, where a centre falls between two pixels.
+        const int64_t step = ((static_cast<int64_t>(from) << 16) + to / 2) / to;
+        push(static_cast<int>(std::min<int64_t>((step * i + step / 2 - from % 2) >> 16, from - 1)), kOne);
         continue;
       }
       double where = (i + 0.5) * scale - 0.5;
