@@ -286,22 +286,4 @@ func (b *Batch) soften(classes int) error {
 	return nil
 }
 
-// appendShard is Shard without a new slice for every call.
-func (s *Sampler) appendShard(ids []int32, epoch, step, shard, shards int) []int32 {
-	first := step * s.batch
-	size := min(s.batch, s.n-first)
-	from, to := first+size*shard/shards, first+size*(shard+1)/shards
-	if !s.shuffle {
-		for i := from; i < to; i++ {
-			ids = append(ids, int32(i))
-		}
-		return ids
-	}
-	p := newPermutation(s.seed, epoch, s.n)
-	for i := from; i < to; i++ {
-		ids = append(ids, int32(p.at(uint64(i))))
-	}
-	return ids
-}
-
 var _ Images = (*Pack)(nil)

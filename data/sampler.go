@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // Sampler says which images form which batch: a pure function of (seed, epoch, step), so that any worker, also one that
@@ -60,7 +61,7 @@ func (s *Sampler) At(epoch, i int) int32 {
 }
 
 // Order returns the whole order of an epoch: a permutation of 0..n-1, incomplete batch included.
-func (s *Sampler) Order(epoch int) []int32 { return s.span(epoch, 0, s.n) }
+func (s *Sampler) Order(epoch int) []int32 { return s.appendSpan(nil, epoch, 0, s.n) }
 
 // Batch returns the images of one step, 0 <= step < Steps().
 func (s *Sampler) Batch(epoch, step int) []int32 { return s.Shard(epoch, step, 0, 1) }
@@ -68,26 +69,31 @@ func (s *Sampler) Batch(epoch, step int) []int32 { return s.Shard(epoch, step, 0
 // Shard returns part shard of the shards contiguous parts of a step's batch. Their sizes differ by at most one, some are
 // empty when there are more shards than images, and one after another they are the batch.
 func (s *Sampler) Shard(epoch, step, shard, shards int) []int32 {
+	return s.appendShard(nil, epoch, step, shard, shards)
+}
+
+// appendShard is Shard without a new slice for every call.
+func (s *Sampler) appendShard(ids []int32, epoch, step, shard, shards int) []int32 {
 	if step < 0 || step >= s.Steps() || shard < 0 || shard >= shards {
 		panic(fmt.Sprintf("data: shard %d of %d of step %d of %d", shard, shards, step, s.Steps()))
 	}
 	first := step * s.batch
 	size := min(s.batch, s.n-first)
-	return s.span(epoch, first+size*shard/shards, first+size*(shard+1)/shards)
+	return s.appendSpan(ids, epoch, first+size*shard/shards, first+size*(shard+1)/shards)
 }
 
-// span returns the images at positions from..to-1 of an epoch's order.
-func (s *Sampler) span(epoch, from, to int) []int32 {
-	ids := make([]int32, to-from)
+// appendSpan appends the images at positions from..to-1 of an epoch's order.
+func (s *Sampler) appendSpan(ids []int32, epoch, from, to int) []int32 {
+	ids = slices.Grow(ids, to-from)
 	if !s.shuffle {
-		for i := range ids {
-			ids[i] = int32(from + i)
+		for i := from; i < to; i++ {
+			ids = append(ids, int32(i))
 		}
 		return ids
 	}
 	p := newPermutation(s.seed, epoch, s.n)
-	for i := range ids {
-		ids[i] = int32(p.at(uint64(from + i)))
+	for i := from; i < to; i++ {
+		ids = append(ids, int32(p.at(uint64(i))))
 	}
 	return ids
 }

@@ -135,7 +135,7 @@ type unpacking struct {
 	buf     []byte
 }
 
-// Read counters: progress is that of the compressed bytes, whose total is known.
+// countingReader reports how much of the archives has been read: the bytes as they lie on disk, whose total is known.
 type countingReader struct {
 	f *os.File
 	u *unpacking
@@ -157,7 +157,12 @@ func (u *unpacking) archive(ctx context.Context, name string) error {
 		return badf("%w", err)
 	}
 	defer f.Close()
-	raw := bufio.NewReaderSize(countingReader{f, u}, 256<<10)
+	return u.stream(ctx, countingReader{f, u})
+}
+
+// stream unpacks what one file holds.
+func (u *unpacking) stream(ctx context.Context, r io.Reader) error {
+	raw := bufio.NewReaderSize(r, 256<<10)
 	var plain io.Reader = raw
 	if head, _ := raw.Peek(2); bytes.Equal(head, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(raw)
