@@ -23,6 +23,7 @@ func rooms() []room {
 			[]string{torch, "golang.org/x/sync/..."},
 			"a worker meets a coordinator in mppb only, and never knows how it was started"},
 		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
+		{"model/modeltest", []string{"model", "ops/...", "internal/shared"}, []string{torch}, "goldens of whole networks, for the tests of models and optimizers"},
 		{"optim", []string{"ops/..."}, []string{torch}, "an optimizer sees flat buffers, not models"},
 		{"ops", []string{"ops/..."}, []string{torch}, "ops is the bottom of the house: below it is only C"},
 		{"ops/pixel", nil, nil, "pixels are decoded and warped without libtorch, so that data needs none"},
@@ -59,7 +60,7 @@ func outerNames() []string {
 
 // testOnly are packages that no code outside tests may import; they may read the environment.
 func testOnly() []string {
-	return []string{"internal/shared", "internal/archtest", "allreduce/allreducetest"}
+	return []string{"internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest"}
 }
 
 // pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.
