@@ -213,33 +213,54 @@ func TestDecodeBad(t *testing.T) {
 	}
 }
 
-// Damage of any kind must end in pixels or in an error, never in a crash; and our entropy decoder must find the same pixels
-// and the same faults as libjpeg's.
+// Damage of any kind must end in pixels or in an error, never in a crash; our entropy decoder must find the same pixels and
+// the same faults as libjpeg's; and what an image leaves behind must not touch the ones after it in the same call.
 func TestDecodeDamaged(t *testing.T) {
-	good := encode(t, picture(Side, Side, 3), 60)
+	var whole [][]byte
+	for i := range uint64(3) {
+		whole = append(whole, encode(t, picture(Side, Side, i), 60))
+	}
 	r := rand.New(rand.NewPCG(1, 2))
-	dst, plain := make([]byte, RecordBytes), make([]byte, RecordBytes)
+	dst, plain := make([]byte, 6*RecordBytes), make([]byte, 6*RecordBytes)
 	refused := 0
-	for range 3000 {
-		j := bytes.Clone(good)
-		for range 1 + r.IntN(4) {
-			j[r.IntN(len(j))] = byte(r.Uint32())
+	for range 1500 {
+		jpegs := make([][]byte, 6)
+		for i := range jpegs {
+			j := bytes.Clone(whole[r.IntN(3)])
+			if i%3 == 1 {
+				for range 1 + r.IntN(4) {
+					at := r.IntN(len(j))
+					if r.IntN(2) == 0 {
+						at = r.IntN(650) // in the headers and tables
+					}
+					j[at] = byte(r.Uint32())
+				}
+				j = j[:len(j)-r.IntN(2)*r.IntN(len(j))]
+			}
+			if r.IntN(4) == 0 {
+				j = append(j, "what comes after the end"...)
+			}
+			jpegs[i] = j
 		}
-		j = j[:len(j)-r.IntN(2)*r.IntN(len(j))]
-		got, want := Decode([][]byte{j}, dst), DecodePlain([][]byte{j}, plain)
-		switch {
-		case (got == nil) != (want == nil):
-			t.Fatalf("error %v, libjpeg alone says %v", got, want)
-		case got != nil && got[0].Error() != want[0].Error():
-			t.Fatalf("error %v, libjpeg alone says %v", got[0], want[0])
-		case got != nil:
-			refused++
-		case !bytes.Equal(dst, plain):
-			t.Fatal("pixels of a damaged image differ from those of libjpeg alone")
+		got, want := Decode(jpegs, dst), DecodePlain(jpegs, plain)
+		if (got == nil) != (want == nil) {
+			t.Fatalf("errors %v, libjpeg alone says %v", got, want)
+		}
+		for i := range jpegs {
+			if got != nil && (got[i] != nil || want[i] != nil) {
+				if got[i] == nil || want[i] == nil || got[i].Error() != want[i].Error() {
+					t.Fatalf("image %d: error %v, libjpeg alone says %v", i, got[i], want[i])
+				}
+				refused++
+				continue
+			}
+			if at := i * RecordBytes; !bytes.Equal(dst[at:at+RecordBytes], plain[at:at+RecordBytes]) {
+				t.Fatalf("image %d: pixels differ from those of libjpeg alone", i)
+			}
 		}
 	}
-	if refused < 1500 {
-		t.Errorf("%d of 3000 damaged images refused, want more than half", refused)
+	if refused < 1500 || refused > 3000 {
+		t.Errorf("%d of 3000 damaged images refused, want more than half and no others", refused)
 	}
 }
 

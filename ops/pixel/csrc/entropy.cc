@@ -10,9 +10,17 @@ constexpr int kPad = 4096;  // zeros after the data: more than the blocks of one
 constexpr uint8_t kNatural[64] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
                                   41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
                                   30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+// The next 32 bits of the scan.
+inline uint64_t load(const uint8_t *at) {
+  uint32_t word;
+  std::memcpy(&word, at, 4);
+  return __builtin_bswap32(word);
+}
+
 // The entry of a symbol in HuffmanTable::code.
 constexpr uint32_t pack(uint32_t symbol, uint32_t length) {
-  uint32_t size = symbol & 15, step = symbol == 0 ? HuffmanTable::kEnd : (symbol >> 4) + 1;
+  uint32_t size = symbol & 15, run = symbol >> 4;
+  uint32_t step = size == 0 && run != 15 ? HuffmanTable::kEnd : run + 1;
   return step << 24 | size << 16 | length << 8 | (length + size);
 }
 
@@ -34,7 +42,7 @@ bool HuffmanTable::build(const JHUFF_TBL &table, bool dc) {
   built_ = false;
   std::memcpy(bits_, table.bits, sizeof bits_);
   std::memcpy(values_, table.huffval, sizeof values_);
-  std::memset(whole, 0, sizeof whole);
+  std::fill_n(pairs, 1 << kLook, Pair{});
   std::memset(code, 0, sizeof code);
   int32_t next = 0, index = 0;
   for (int n = 1; n <= 16; n++, next <<= 1) {
@@ -47,13 +55,29 @@ bool HuffmanTable::build(const JHUFF_TBL &table, bool dc) {
         uint32_t bits = static_cast<uint32_t>(next << (kLook - n) | rest);
         uint32_t e = code[bits] = pack(values_[index], static_cast<uint32_t>(n)), take = e & 255;
         if (take > kLook) continue;
-        uint32_t value = static_cast<uint32_t>(value_of(e, static_cast<uint64_t>(bits) << (64 - kLook)));
-        whole[bits] = value << 16 | e >> 24 << 8 | take;
+        auto value = static_cast<int16_t>(value_of(e, static_cast<uint64_t>(bits) << (64 - kLook)));
+        auto step = static_cast<uint8_t>(e >> 24), single = static_cast<uint8_t>(take);
+        pairs[bits] = {single, step, 0, single, value, value};
       }
     }
   }
   built_ = true;
+  if (!dc) pair();
   return true;
+}
+
+void HuffmanTable::pair() {
+  Pair first[1 << kLook];
+  std::copy_n(pairs, 1 << kLook, first);
+  for (uint32_t bits = 0; bits < 1 << kLook; bits++) {
+    Pair &p = pairs[bits];
+    if (p.take == 0 || p.step == kEnd) continue;
+    const Pair &q = first[bits << p.take & ((1 << kLook) - 1)];
+    if (q.take == 0 || p.take + q.take > kLook) continue;
+    p.take = static_cast<uint8_t>(p.take + q.take);
+    p.next = q.step;
+    p.next_value = q.value;
+  }
 }
 
 uint32_t HuffmanTable::longer(uint64_t bits) const {
@@ -65,7 +89,9 @@ uint32_t HuffmanTable::longer(uint64_t bits) const {
   return 0;
 }
 
-bool EntropyDecoder::unstuff(const uint8_t *from, size_t size) {
+bool EntropyDecoder::unstuff(j_decompress_ptr cinfo) {
+  const uint8_t *from = cinfo->src->next_input_byte;
+  const size_t size = cinfo->src->bytes_in_buffer;
   if (data_.size() < size + kPad) data_.resize(size + kPad);
   uint8_t *to = data_.data();
   size_t at = 0;
@@ -87,33 +113,54 @@ bool EntropyDecoder::unstuff(const uint8_t *from, size_t size) {
   return at < size;
 }
 
-bool EntropyDecoder::take_over(j_decompress_ptr cinfo) {
-  gave_up_ = false;
+bool EntropyDecoder::prepare(j_decompress_ptr cinfo) {
   if (cinfo->progressive_mode || cinfo->arith_code || cinfo->restart_interval != 0 || cinfo->data_precision != 8 ||
       cinfo->comps_in_scan != cinfo->num_components || cinfo->input_scan_number != 1 || cinfo->unread_marker != 0) {
     return false;
   }
-  bool need_dc[2] = {}, need_ac[2] = {};
+  for (int i = 0; i < cinfo->comps_in_scan; i++) {
+    const int dc = cinfo->cur_comp_info[i]->dc_tbl_no, ac = cinfo->cur_comp_info[i]->ac_tbl_no;
+    if (dc > 1 || ac > 1 || !cinfo->dc_huff_tbl_ptrs[dc] || !cinfo->ac_huff_tbl_ptrs[ac] ||
+        !dc_[dc].build(*cinfo->dc_huff_tbl_ptrs[dc], true) || !ac_[ac].build(*cinfo->ac_huff_tbl_ptrs[ac], false)) {
+      return false;
+    }
+  }
+  if (!unstuff(cinfo)) return false;
+  // libjpeg would derive its own tables now, once a component, at a tenth of the time that all the rest takes.
+  for (int t = 0; t < 2; t++) {
+    held_dc_[t] = cinfo->dc_huff_tbl_ptrs[t];
+    held_ac_[t] = cinfo->ac_huff_tbl_ptrs[t];
+    cinfo->dc_huff_tbl_ptrs[t] = cinfo->ac_huff_tbl_ptrs[t] = &one_code_;
+  }
+  holding_ = true;
+  return true;
+}
+
+void EntropyDecoder::restore(j_decompress_ptr cinfo) {
+  if (!holding_) return;
+  for (int t = 0; t < 2; t++) {
+    cinfo->dc_huff_tbl_ptrs[t] = held_dc_[t];
+    cinfo->ac_huff_tbl_ptrs[t] = held_ac_[t];
+  }
+  holding_ = false;
+}
+
+void EntropyDecoder::take_over(j_decompress_ptr cinfo) {
+  restore(cinfo);
+  gave_up_ = false;
   blocks_ = 0;
   for (int i = 0; i < cinfo->blocks_in_MCU; i++) {
-    int c = cinfo->MCU_membership[i];
+    const int c = cinfo->MCU_membership[i];
     const jpeg_component_info *info = cinfo->cur_comp_info[c];
-    if (info->dc_tbl_no > 1 || info->ac_tbl_no > 1 || !info->component_needed) return false;
-    layout_[blocks_++] = {c, info->dc_tbl_no, info->ac_tbl_no};
-    need_dc[info->dc_tbl_no] = need_ac[info->ac_tbl_no] = true;
+    layout_[blocks_++] = {previous_ + c, dc_ + info->dc_tbl_no, ac_ + info->ac_tbl_no};
   }
-  for (int t = 0; t < 2; t++) {
-    if (need_dc[t] && !(cinfo->dc_huff_tbl_ptrs[t] && dc_[t].build(*cinfo->dc_huff_tbl_ptrs[t], true))) return false;
-    if (need_ac[t] && !(cinfo->ac_huff_tbl_ptrs[t] && ac_[t].build(*cinfo->ac_huff_tbl_ptrs[t], false))) return false;
-  }
-  if (!unstuff(cinfo->src->next_input_byte, cinfo->src->bytes_in_buffer)) return false;
   at_ = data_.data();
+  ahead_ = load(at_);
   buffer_ = 0;
   count_ = 0;
   std::fill_n(previous_, MAX_COMPS_IN_SCAN, 0);
   mcus_left_ = static_cast<int64_t>(cinfo->MCUs_per_row) * cinfo->MCU_rows_in_scan;
   cinfo->entropy->decode_mcu = decode_mcu;
-  return true;
 }
 
 // One block of 64 coefficients, zero before, in natural order. Returns false on a code that does not exist or a run that
@@ -125,55 +172,84 @@ inline bool EntropyDecoder::decode_block(JCOEF *block, int index) {
   uint64_t buffer = buffer_;
   int count = count_;
   const uint8_t *at = at_;
+  uint64_t ahead = ahead_;
+  // Makes it at least 33 bits, without a branch, from a word that was loaded long before it is waited for.
   auto fill = [&]() __attribute__((always_inline)) {
-    uint64_t word;
-    std::memcpy(&word, at, 8);
-    buffer |= __builtin_bswap64(word) >> count;
-    at += (63 - count) >> 3;
-    count |= 56;
+    const uint64_t few = count <= 32;
+    buffer |= (ahead << ((32 - count) & 63)) & (0 - few);
+    count += static_cast<int>(few << 5);
+    at += few << 2;
+    ahead = load(at);
   };
-  auto drop = [&](uint32_t e) __attribute__((always_inline)) {
+  auto drop = [&](uint64_t e) __attribute__((always_inline)) {
     buffer <<= e & 63;
     count -= static_cast<int>(e & 63);
   };
-  // The symbol at the top of buffer and its value; returns 0 if it is no code, else a step.
   int value = 0;
-  auto symbol = [&](const HuffmanTable &table) __attribute__((always_inline)) -> uint32_t {
-    uint32_t e = table.whole[buffer >> kShift];
-    if (e) [[likely]] {
-      value = static_cast<int>(e) >> 16;
-      drop(e);
-      return e >> 8 & 255;
-    }
-    e = table.code[buffer >> kShift];
+  // A symbol of any length: its step, or 0 if it is no code.
+  auto any = [&](const HuffmanTable &table) -> uint32_t {
+    fill();  // for 16 + 11 bits
+    uint32_t e = table.code[buffer >> kShift];
     if (!e) e = table.longer(buffer);
     value = value_of(e, buffer);
-    drop(e);
+    drop(e & 255);
+    fill();
     return e >> 24;
   };
   fill();
-  uint32_t step = symbol(dc_[where.dc]);
-  if (!step) return false;
-  block[0] = static_cast<JCOEF>(previous_[where.component] += value);
+  const HuffmanTable &dc = *where.dc;
+  uint32_t difference = dc.code[buffer >> kShift];
+  if (!difference) [[unlikely]] {
+    if (!(difference = dc.longer(buffer))) return false;
+  }
+  value = value_of(difference, buffer);
+  drop(difference & 255);
+  block[0] = static_cast<JCOEF>(*where.previous += value);
 
-  const HuffmanTable &table = ac_[where.ac];
+  const HuffmanTable &table = *where.ac;
   uint32_t k = 0;  // the coefficient that stands last
-  // Reads one AC symbol and says whether the block goes on.
+  // Reads one or two AC symbols and says whether the block goes on.
   auto next = [&]() __attribute__((always_inline)) -> bool {
-    step = symbol(table);
-    k += step;
-    if (k >= 63) [[unlikely]] return false;
-    block[kNatural[k]] = static_cast<JCOEF>(value);
-    return step != 0;
+    uint64_t e;
+    std::memcpy(&e, &table.pairs[buffer >> kShift], 8);
+    if (!(e & 255)) [[unlikely]] {
+      uint32_t step = any(table);
+      k += step ? step : 2 * HuffmanTable::kEnd;
+      if (k >= 63) {
+        if (k == 63) block[63] = static_cast<JCOEF>(value);
+        return false;
+      }
+      block[kNatural[k]] = static_cast<JCOEF>(value);
+      return true;
+    }
+    const uint64_t before = buffer;
+    drop(e);
+    uint32_t first = k + (e >> 8 & 255);
+    k = first + (e >> 16 & 255);
+    if (k >= 63) [[unlikely]] {
+      if (first > 63) return k = first, false;
+      block[kNatural[first]] = static_cast<JCOEF>(e >> 32);
+      if (k == 63) block[63] = static_cast<JCOEF>(e >> 48);
+      if (first == 63 && k > 63) {  // the second symbol is not of this block: give it back
+        int back = static_cast<int>((e & 255) - (e >> 24 & 255));
+        buffer = before << (e >> 24 & 63);
+        count += back;
+        k = 63;
+      }
+      return false;
+    }
+    block[kNatural[first]] = static_cast<JCOEF>(e >> 32);
+    block[kNatural[k]] = static_cast<JCOEF>(e >> 48);
+    return true;
   };
   do {
-    fill();  // 56 bits: two symbols of at most 16 + 10
-  } while (next() && next());
-  if (k == 63) block[63] = static_cast<JCOEF>(value);
+    fill();  // for two lookups of kLook bits, and kLook bits for a third
+  } while (next() && next() && next());
   buffer_ = buffer;
   count_ = count;
   at_ = at;
-  return step != 0 && (k == 63 || k >= HuffmanTable::kEnd);
+  ahead_ = ahead;
+  return k == 63 || (k >= HuffmanTable::kEnd && k < 2 * HuffmanTable::kEnd);
 }
 
 // libjpeg calls this for each MCU in order; blocks are zeroed.

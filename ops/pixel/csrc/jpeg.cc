@@ -71,7 +71,7 @@ class Decompressor {
     errors_.base.format_message(reinterpret_cast<j_common_ptr>(&cinfo_), text);
     bool memory = errors_.base.msg_code == JERR_OUT_OF_MEMORY;
     say(error, text);
-    jpeg_abort_decompress(&cinfo_);
+    stop();
     return memory ? MPP_MEMORY : MPP_DATA;
   }
 
@@ -103,25 +103,63 @@ class Decompressor {
     return MPP_OK;
   }
 
+  // Reads everything up to the compressed data. Returns MPP_OK if the image can be decoded as what is wanted.
+  int start(const uint8_t *jpeg, int64_t bytes, int32_t width, int32_t height, char *error, bool fast) {
+    read_header(jpeg, bytes);
+    if (int status = check_kind(error); status != MPP_OK) return status;
+    if (static_cast<int32_t>(cinfo_.image_width) != width || static_cast<int32_t>(cinfo_.image_height) != height) {
+      std::snprintf(error, MPP_ERROR_BYTES, "%u x %u pixels, want %d x %d", cinfo_.image_width, cinfo_.image_height,
+                    width, height);
+      return MPP_DATA;
+    }
+    cinfo_.out_color_space = JCS_RGB;
+    const size_t header = static_cast<size_t>(bytes) - cinfo_.src->bytes_in_buffer;
+    mine_ = fast && entropy_.prepare(&cinfo_);
+    jpeg_start_decompress(&cinfo_);
+    if (mine_) {
+      entropy_.take_over(&cinfo_);
+      header_.assign(jpeg, jpeg + header);
+    }
+    return MPP_OK;
+  }
+
+  // Starts again on an image whose header is the last one's to the byte, as nearly all are in a set made by one program:
+  // the tables, buffers and methods that libjpeg has chosen are still right, only its counters go back. This is what
+  // jpeg_start_decompress does last.
+  bool restart(const uint8_t *jpeg, int64_t bytes) {
+    if (header_.empty() || static_cast<size_t>(bytes) <= header_.size() ||
+        std::memcmp(jpeg, header_.data(), header_.size()) != 0) {
+      return false;
+    }
+    cinfo_.src->next_input_byte = jpeg + header_.size();
+    cinfo_.src->bytes_in_buffer = static_cast<size_t>(bytes) - header_.size();
+    if (!entropy_.unstuff(&cinfo_)) return false;
+    cinfo_.entropy->start_pass = [](j_decompress_ptr) {};  // its tables are not used
+    (*cinfo_.inputctl->start_input_pass)(&cinfo_);
+    (*cinfo_.master->prepare_for_output_pass)(&cinfo_);
+    cinfo_.output_scanline = 0;
+    entropy_.take_over(&cinfo_);
+    return true;
+  }
+
+  void stop() {
+    header_.clear();
+    entropy_.restore(&cinfo_);
+    jpeg_abort_decompress(&cinfo_);
+  }
+
   // No object with a destructor may live in here: longjmp passes by.
   int decode_once(const uint8_t *jpeg, int64_t bytes, int32_t width, int32_t height, uint8_t *rgb, char *error, bool fast,
                   bool *again) {
     *again = false;
     if (setjmp(errors_.back) != 0) return failed(error);
-    read_header(jpeg, bytes);
-    if (int status = check_kind(error); status != MPP_OK) {
-      jpeg_abort_decompress(&cinfo_);
-      return status;
+    if (!(fast && restart(jpeg, bytes))) {
+      stop();
+      if (int status = start(jpeg, bytes, width, height, error, fast); status != MPP_OK) {
+        stop();
+        return status;
+      }
     }
-    if (static_cast<int32_t>(cinfo_.image_width) != width || static_cast<int32_t>(cinfo_.image_height) != height) {
-      std::snprintf(error, MPP_ERROR_BYTES, "%u x %u pixels, want %d x %d", cinfo_.image_width, cinfo_.image_height,
-                    width, height);
-      jpeg_abort_decompress(&cinfo_);
-      return MPP_DATA;
-    }
-    cinfo_.out_color_space = JCS_RGB;
-    jpeg_start_decompress(&cinfo_);
-    bool mine = fast && entropy_.take_over(&cinfo_);
     constexpr JDIMENSION kRows = 16;
     size_t stride = static_cast<size_t>(width) * 3;
     while (cinfo_.output_scanline < cinfo_.output_height) {
@@ -130,18 +168,21 @@ class Decompressor {
       for (JDIMENSION i = 0; i < n; i++) rows[i] = rgb + (cinfo_.output_scanline + i) * stride;
       jpeg_read_scanlines(&cinfo_, rows, n);
     }
-    if (mine && entropy_.gave_up()) {
+    if (mine_ && entropy_.gave_up()) {
       *again = true;
-      jpeg_abort_decompress(&cinfo_);
-      return MPP_OK;
+      stop();
+    } else if (!mine_ || !entropy_.at_end(&cinfo_)) {
+      jpeg_finish_decompress(&cinfo_);
+      header_.clear();
     }
-    jpeg_finish_decompress(&cinfo_);
     return MPP_OK;
   }
 
   jpeg_decompress_struct cinfo_;
   Errors errors_;
   EntropyDecoder entropy_;
+  std::vector<uint8_t> header_;  // of the image decoded last, where its state is still there to start again from
+  bool mine_ = false;            // the entropy decoder is ours
   bool created_ = false;
 };
 
