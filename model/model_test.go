@@ -346,7 +346,7 @@ func TestSummaryAddsUp(t *testing.T) {
 			if d := float64(u.ActivationBytes)/float64(real) - 1; d < -0.05 || d > 0.05 {
 				t.Errorf("%s: %d bytes of activations foreseen for a batch of 10, %d measured", c.arch, u.ActivationBytes, real)
 			}
-			t.Logf("%s, batch 10: %.1f million multiply-adds, %.1f MB, of which activations %.1f", c.arch, float64(u.MACs)/1e6, float64(u.Bytes())/1e6, float64(u.ActivationBytes)/1e6)
+			t.Logf("%s, batch 10: %.1f million multiply-adds, weights %.1f MB, activations %.1f MB", c.arch, float64(u.MACs)/1e6, float64(u.ParamBytes)/1e6, float64(u.ActivationBytes)/1e6)
 			m.Free()
 		}
 		return s.Err()

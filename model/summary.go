@@ -36,11 +36,6 @@ type Summary struct {
 	ParamBytes, BufferBytes, GradientBytes, OptimizerBytes, ActivationBytes int64
 }
 
-// Bytes returns the sum of the memory.
-func (u *Summary) Bytes() int64 {
-	return u.ParamBytes + u.BufferBytes + u.GradientBytes + u.OptimizerBytes + u.ActivationBytes
-}
-
 // Summarize runs two tiny batches on the CPU and scales what they cost up to a batch of c. Nothing is trained: buffers are
 // as they were when it returns.
 func (m *Model) Summarize(s *ops.Scope, c SummaryConfig) (*Summary, error) {
