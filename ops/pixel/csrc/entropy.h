@@ -1,4 +1,4 @@
-// A Huffman decoder for one-scan baseline JPEGs, three times as fast as libjpeg's, for libjpeg to use in place of its own.
+// A Huffman decoder for one-scan baseline JPEGs, for libjpeg to use in place of its own, which takes half of its time.
 //
 // libjpeg keeps everything else: markers, dequantisation, inverse DCT, upsampling, colour. Entropy decoding is lossless,
 // so pixels are the same bits. Where this decoder meets anything unusual it gives up, and the caller decodes the image

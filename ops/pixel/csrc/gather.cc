@@ -161,17 +161,13 @@ class Image {
     const uint8_t *record = p_.record + y * MPP_SIDE * 3, *first = record, *last = record + (MPP_SIDE - 1) * 3;
     if (warp_.border == MPP_FILL) first = last = warp_.fill;
     if (step < 0) std::swap(first, last);
-    for (int i = 0; i < from; i++) copy_pixel(first, rgb + 3 * i);
+    repeat_row(first, from, rgb);
     if (step > 0) {
       std::memcpy(rgb + 3 * from, record + (x + from) * 3, static_cast<size_t>(to - from) * 3);
     } else {
       reverse_row(record + (x - to + 1) * 3, to - from, rgb + 3 * from);
     }
-    for (int i = to; i < size; i++) copy_pixel(last, rgb + 3 * i);
-  }
-
-  static void copy_pixel(const uint8_t *from, uint8_t *to) {
-    for (int c = 0; c < 3; c++) to[c] = from[c];
+    repeat_row(last, size - to, rgb + 3 * to);
   }
 
   Prepared p_;
@@ -215,11 +211,16 @@ void write_blend(Scratch &s, int y, int size, int layout, Out *image) {
   }
 }
 
+// after: the record that is gathered next, or null. Its pages lie anywhere, so ask for a part of it with every row.
 template <class Out>
-void gather_one(Scratch &s, const mpp_warp &w, const mpp_out &out, Out *image) {
+void gather_one(Scratch &s, const mpp_warp &w, const mpp_out &out, const uint8_t *after, Out *image) {
   const int size = out.size;
   constexpr bool raw = sizeof(Out) == 1;
+  constexpr int kLine = 64, kPart = MPP_SIDE * 3;
   for (int y = 0; y < size; y++) {
+    if (after && y < MPP_SIDE) {
+      for (int i = 0; i < kPart; i += kLine) __builtin_prefetch(after + y * kPart + i);
+    }
     if constexpr (!raw) {
       const uint8_t *same = w.mix == MPP_MIX_NONE ? s.own.same_row(y, size) : nullptr;
       if (same) {
@@ -269,7 +270,8 @@ int gather(const uint8_t *records, int64_t count, const int32_t *index, const mp
   for (int64_t i = 0; i < n; i++) {
     prepare(s->own, i);
     if (warps[i].mix != MPP_MIX_NONE) prepare(s->mate, warps[i].mate);
-    gather_one(*s, warps[i], out, dst + static_cast<size_t>(i) * out.size * out.size * 3);
+    const uint8_t *after = i + 1 < n ? records + static_cast<size_t>(index[i + 1]) * MPP_RECORD : nullptr;
+    gather_one(*s, warps[i], out, after, dst + static_cast<size_t>(i) * out.size * out.size * 3);
   }
   return MPP_OK;
 }

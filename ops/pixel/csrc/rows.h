@@ -24,6 +24,8 @@ void matrix_row(const int32_t *matrix, const int32_t *offset, int n, uint8_t *rg
 
 // n pixels in reverse order; to has kSpare bytes more. The two may not overlap.
 void reverse_row(const uint8_t *from, int n, uint8_t *to);
+// The same pixel n times; to has kSpare bytes more.
+void repeat_row(const uint8_t *pixel, int n, uint8_t *to);
 // One of three channels of n pixels.
 void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane);
 
