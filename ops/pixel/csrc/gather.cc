@@ -179,35 +179,55 @@ class Image {
 };
 
 // Memory for one call.
-struct Scratch {
+class Scratch {
+ public:
   Image own, mate;
   uint8_t row[MPP_MAX_SIZE * 3 + kSpare], mate_row[MPP_MAX_SIZE * 3 + kSpare], plane[MPP_MAX_SIZE + kSpare];
   int32_t blend[MPP_MAX_SIZE * 3], blend_plane[MPP_MAX_SIZE];
-  float mean[MPP_MAX_SIZE * 3], scale[MPP_MAX_SIZE * 3];        // of a row of interleaved pixels
-  float plane_mean[3][MPP_MAX_SIZE], plane_scale[3][MPP_MAX_SIZE];  // of a row of each channel
+  Norm norm, plane_norm[3];  // of a row of interleaved pixels, and of a row of each channel
+
+  explicit Scratch(const mpp_out &out) : norm{mean_, scale_, false} {
+    for (int c = 0; c < 3; c++) {
+      plane_norm[c] = {plane_mean_[c], plane_scale_[c], false};
+      for (int i = 0; i < out.size; i++) {
+        mean_[3 * i + c] = plane_mean_[c][i] = out.mean[c];
+        scale_[3 * i + c] = plane_scale_[c][i] = out.scale[c];
+      }
+      for (int v = 0; v < 256; v++) {
+        const float f = normalised(v << 15, out.mean[c], out.scale[c]);
+        uint32_t bits;
+        std::memcpy(&bits, &f, 4);
+        if ((bits & 0xFFFF) == 0x8000) norm.ties = plane_norm[c].ties = true;
+      }
+    }
+  }
+
+ private:
+  float mean_[MPP_MAX_SIZE * 3], scale_[MPP_MAX_SIZE * 3];
+  float plane_mean_[3][MPP_MAX_SIZE], plane_scale_[3][MPP_MAX_SIZE];
 };
 
 template <class Out>
 void write_row(const Scratch &s, const uint8_t *rgb, uint8_t *plane, int y, int size, int layout, Out *image) {
   if (layout == MPP_NHWC) {
-    normalise_row(rgb, s.mean, s.scale, 3 * size, image + static_cast<size_t>(y) * size * 3);
+    normalise_row(rgb, s.norm, 3 * size, image + static_cast<size_t>(y) * size * 3);
     return;
   }
   for (int c = 0; c < 3; c++) {
     channel_row(rgb, c, size, plane);
-    normalise_row(plane, s.plane_mean[c], s.plane_scale[c], size, image + (static_cast<size_t>(c) * size + y) * size);
+    normalise_row(plane, s.plane_norm[c], size, image + (static_cast<size_t>(c) * size + y) * size);
   }
 }
 
 template <class Out>
 void write_blend(Scratch &s, int y, int size, int layout, Out *image) {
   if (layout == MPP_NHWC) {
-    normalise_row(s.blend, s.mean, s.scale, 3 * size, image + static_cast<size_t>(y) * size * 3);
+    normalise_row(s.blend, s.norm, 3 * size, image + static_cast<size_t>(y) * size * 3);
     return;
   }
   for (int c = 0; c < 3; c++) {
     for (int i = 0; i < size; i++) s.blend_plane[i] = s.blend[3 * i + c];
-    normalise_row(s.blend_plane, s.plane_mean[c], s.plane_scale[c], size, image + (static_cast<size_t>(c) * size + y) * size);
+    normalise_row(s.blend_plane, s.plane_norm[c], size, image + (static_cast<size_t>(c) * size + y) * size);
   }
 }
 
@@ -253,16 +273,10 @@ template <class Out>
 int gather(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
            const mpp_out &out, Out *dst, char *error) {
   if (int status = mpp_check(count, index, warps, n, &out, error); status != MPP_OK) return status;
-  std::unique_ptr<Scratch> s(new (std::nothrow) Scratch);
+  std::unique_ptr<Scratch> s(new (std::nothrow) Scratch(out));
   if (!s) {
     std::snprintf(error, MPP_ERROR_BYTES, "no memory for a row of pixels");
     return MPP_MEMORY;
-  }
-  for (int i = 0; i < out.size; i++) {
-    for (int c = 0; c < 3; c++) {
-      s->mean[3 * i + c] = s->plane_mean[c][i] = out.mean[c];
-      s->scale[3 * i + c] = s->plane_scale[c][i] = out.scale[c];
-    }
   }
   auto prepare = [&](Image &image, int64_t i) {
     image.prepare(records + static_cast<size_t>(index[i]) * MPP_RECORD, index[i] == count - 1, warps[i]);

@@ -66,12 +66,18 @@ __attribute__((target("avx2"))) inline __m256 widen(const int32_t *v) {
   return _mm256_mul_ps(f, _mm256_set1_ps(1.0f / 32768.0f));
 }
 
-__attribute__((target("avx2"))) inline __m256i round_up(__m256 f) {
-  const __m256i u = _mm256_castps_si256(f), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), odd), 16);
+// bfloat16 in the low halves. Without ties, nearest is nearest.
+template <bool ties>
+__attribute__((target("avx2"))) inline __m256i rounded(__m256 f) {
+  __m256i u = _mm256_castps_si256(f), half = _mm256_set1_epi32(0x8000);
+  if constexpr (ties) {
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    half = _mm256_add_epi32(_mm256_set1_epi32(0x7FFF), odd);
+  }
+  return _mm256_srli_epi32(_mm256_add_epi32(u, half), 16);
 }
 
-template <class T, class Out>
+template <bool ties, class T, class Out>
 __attribute__((target("avx2"))) void normalise_avx2(const T *v, const float *mean, const float *scale, int n, Out *to) {
   auto eight = [&](int i) __attribute__((always_inline, target("avx2"))) {
     return _mm256_mul_ps(_mm256_sub_ps(widen(v + i), _mm256_loadu_ps(mean + i)), _mm256_loadu_ps(scale + i));
@@ -84,7 +90,7 @@ __attribute__((target("avx2"))) void normalise_avx2(const T *v, const float *mea
       _mm256_storeu_ps(to + i + 8, high);
     } else {
       // Packing works in halves of 128 bits: put the four quarters in order after it.
-      const __m256i packed = _mm256_packus_epi32(round_up(low), round_up(high));
+      const __m256i packed = _mm256_packus_epi32(rounded<ties>(low), rounded<ties>(high));
       _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + i), _mm256_permute4x64_epi64(packed, 0xD8));
     }
   }
@@ -168,6 +174,7 @@ MPP_ROW void reverse_row(const uint8_t *from, int n, uint8_t *to) {
 }
 
 void repeat_row(const uint8_t *pixel, int n, uint8_t *to) {
+  if (n <= 0) return;
   uint8_t five[16];  // and one channel
   for (int i = 0; i < 16; i++) five[i] = pixel[i % 3];
   for (int i = 0; i < n; i += 5) std::memcpy(to + 3 * i, five, 16);
@@ -192,24 +199,28 @@ MPP_ROW void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane)
 }
 
 template <class T, class Out>
-static void pick(const T *v, const float *mean, const float *scale, int n, Out *to) {
+static void pick(const T *v, const Norm &norm, int n, Out *to) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) return normalise_avx2(v, mean, scale, n, to);
+  if (__builtin_cpu_supports("avx2")) {
+    constexpr bool blend = sizeof(T) == 4;
+    return blend || norm.ties ? normalise_avx2<true>(v, norm.mean, norm.scale, n, to)
+                              : normalise_avx2<false>(v, norm.mean, norm.scale, n, to);
+  }
 #endif
-  normalise(v, mean, scale, n, to);
+  normalise(v, norm.mean, norm.scale, n, to);
 }
 
-void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, float *to) {
-  pick(v, mean, scale, n, to);
+void normalise_row(const uint8_t *v, const Norm &norm, int n, float *to) {
+  pick(v, norm, n, to);
 }
-void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, uint16_t *to) {
-  pick(v, mean, scale, n, to);
+void normalise_row(const uint8_t *v, const Norm &norm, int n, uint16_t *to) {
+  pick(v, norm, n, to);
 }
-void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, float *to) {
-  pick(v, mean, scale, n, to);
+void normalise_row(const int32_t *v, const Norm &norm, int n, float *to) {
+  pick(v, norm, n, to);
 }
-void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, uint16_t *to) {
-  pick(v, mean, scale, n, to);
+void normalise_row(const int32_t *v, const Norm &norm, int n, uint16_t *to) {
+  pick(v, norm, n, to);
 }
 
 }  // namespace mpp

@@ -29,10 +29,16 @@ void repeat_row(const uint8_t *pixel, int n, uint8_t *to);
 // One of three channels of n pixels.
 void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane);
 
-// n values, each v or, of blended ones, v / 32768: less mean[i], times scale[i].
-void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, float *to);
-void normalise_row(const uint8_t *v, const float *mean, const float *scale, int n, uint16_t *to);
-void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, float *to);
-void normalise_row(const int32_t *v, const float *mean, const float *scale, int n, uint16_t *to);
+// What is taken from the values of a row, one by one, and what they are multiplied by.
+struct Norm {
+  const float *mean, *scale;
+  bool ties;  // one of the 256 bytes becomes a number midway between two bfloat16
+};
+
+// n values, each v or, of blended ones, v / 32768, normalised.
+void normalise_row(const uint8_t *v, const Norm &norm, int n, float *to);
+void normalise_row(const uint8_t *v, const Norm &norm, int n, uint16_t *to);
+void normalise_row(const int32_t *v, const Norm &norm, int n, float *to);
+void normalise_row(const int32_t *v, const Norm &norm, int n, uint16_t *to);
 
 }  // namespace mpp
