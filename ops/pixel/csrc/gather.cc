@@ -132,8 +132,10 @@ class Image {
       straight(line, size, rgb);
       return;
     }
-    if (warp_.interpolation != MPP_NEAREST && (warp_.border == MPP_CLAMP || inside(line, size))) {
-      (warp_.interpolation == MPP_BILINEAR ? bilinear_row : bicubic_row)(p_.record, line, size, rgb);
+    if (warp_.border == MPP_CLAMP || inside(line, size)) {
+      (warp_.interpolation == MPP_NEAREST    ? nearest_row
+       : warp_.interpolation == MPP_BILINEAR ? bilinear_row
+                                             : bicubic_row)(p_.record, line, size, rgb);
       return;
     }
     for (int x = 0; x < size; x++) {

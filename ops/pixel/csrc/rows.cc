@@ -100,6 +100,15 @@ __attribute__((target("avx2"))) void normalise_avx2(const T *v, const float *mea
 
 }  // namespace
 
+MPP_ROW void nearest_row(const uint8_t *record, Line line, int n, uint8_t *rgb) {
+  constexpr int kHalfPixel = 1 << (kCoordBits - 1);
+  int32_t u = line.u + kHalfPixel, v = line.v + kHalfPixel;
+  for (int i = 0; i < n; i++, u += line.du, v += line.dv) {
+    int x = clamp(u >> kCoordBits, 0, MPP_SIDE - 1), y = clamp(v >> kCoordBits, 0, MPP_SIDE - 1);
+    std::memcpy(rgb + 3 * i, record + (y * MPP_SIDE + x) * 3, 4);
+  }
+}
+
 MPP_ROW void bilinear_row(const uint8_t *record, Line line, int n, uint8_t *rgb) {
   int32_t u = line.u, v = line.v;
   for (int i = 0; i < n; i++, u += line.du, v += line.dv) {
@@ -114,12 +123,24 @@ MPP_ROW void bilinear_row(const uint8_t *record, Line line, int n, uint8_t *rgb)
   }
 }
 
+// The weights of cubic() for all fractions.
+struct Cubics {
+  int16_t weight[kWeightOne][4];
+  Cubics() {
+    for (int f = 0; f < kWeightOne; f++) {
+      int w[4];
+      cubic(f, w);
+      for (int k = 0; k < 4; k++) weight[f][k] = static_cast<int16_t>(w[k]);
+    }
+  }
+};
+
 MPP_ROW void bicubic_row(const uint8_t *record, Line line, int n, uint8_t *rgb) {
+  static const Cubics cubics;
   int32_t u = line.u, v = line.v;
   for (int i = 0; i < n; i++, u += line.du, v += line.dv) {
-    int x = u >> kCoordBits, y = v >> kCoordBits, wx[4], wy[4], column[4];
-    cubic(fraction(u), wx);
-    cubic(fraction(v), wy);
+    int x = u >> kCoordBits, y = v >> kCoordBits, column[4];
+    const int16_t *wx = cubics.weight[fraction(u)], *wy = cubics.weight[fraction(v)];
     for (int k = 0; k < 4; k++) column[k] = clamp(x + k - 1, 0, MPP_SIDE - 1) * 3;
     Int4 sum = {kHalf, kHalf, kHalf, kHalf};
     for (int j = 0; j < 4; j++) {

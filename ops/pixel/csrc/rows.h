@@ -14,7 +14,8 @@ struct Line {
   int32_t u, v, du, dv;
 };
 
-// n pixels by bilinear or bicubic interpolation, nearest pixels beyond the edge. record has kSpare readable bytes more.
+// n pixels by each interpolation, nearest pixels beyond the edge. record and rgb have kSpare bytes more.
+void nearest_row(const uint8_t *record, Line line, int n, uint8_t *rgb);
 void bilinear_row(const uint8_t *record, Line line, int n, uint8_t *rgb);
 void bicubic_row(const uint8_t *record, Line line, int n, uint8_t *rgb);
 
