@@ -33,6 +33,7 @@ type Device struct {
 	quit   chan struct{} // closed by Close
 	done   chan struct{} // closed when the thread has ended
 	once   sync.Once
+	widen  bool // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
 
 	message [C.MP_ERR]C.char // of the device's thread
 }
@@ -81,7 +82,10 @@ func (d *Device) prepare() error {
 		return err
 	}
 	if d.config.GPU == CPU {
-		return nil
+		var native C.int
+		err := check(C.mp_cpu_bf16(&native, &message[0]), "ask for bfloat16", &message)
+		d.widen = native == 0
+		return err
 	}
 	gpus, err := openCUDA(d.config)
 	if err != nil {

@@ -25,16 +25,30 @@ type ConvGeometry struct {
 // [N Co (H+2P-Kh)/S+1 (W+2P-Kw)/S+1].
 func (s *Scope) Conv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
 	stride, groups := max(g.Stride, 1), max(g.Groups, 1)
-	w, b = s.like(w, x), s.like(b, x)
-	return s.viaGotorch("conv2d", []torch.Tensor{x, w}, func() torch.Tensor {
-		return F.Conv2d(x, w, b, []int64{stride, stride}, []int64{g.Padding, g.Padding}, []int64{1, 1}, groups)
+	return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor {
+		w, b := s.like(w, x), s.like(b, x)
+		return s.viaGotorch("conv2d", []torch.Tensor{x, w}, func() torch.Tensor {
+			return F.Conv2d(x, w, b, []int64{stride, stride}, []int64{g.Padding, g.Padding}, []int64{1, 1}, groups)
+		})
 	})
 }
 
 // Linear returns x wT + b for x [... D], w [Dout D], b [Dout] (or undefined).
 func (s *Scope) Linear(x, w, b torch.Tensor) torch.Tensor {
-	w, b = s.like(w, x), s.like(b, x)
-	return s.viaGotorch("linear", []torch.Tensor{x, w}, func() torch.Tensor { return F.Linear(x, w, b) })
+	return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor {
+		w, b := s.like(w, x), s.like(b, x)
+		return s.viaGotorch("linear", []torch.Tensor{x, w}, func() torch.Tensor { return F.Linear(x, w, b) })
+	})
+}
+
+// widened runs a layer of matrix products. Where x is bfloat16 and the processor has no instructions for it, f computes in
+// float32 and its result is rounded to bfloat16, as with such instructions, which add up in float32 too: the library's
+// bfloat16 loops for such processors take 8 to 14 times as long.
+func (s *Scope) widened(x torch.Tensor, f func(s *Scope, x torch.Tensor) torch.Tensor) torch.Tensor {
+	if s.err != nil || !s.device.widen || !Defined(x) || x.Dtype() != BFloat16 {
+		return f(s, x)
+	}
+	return s.Run(func(c *Scope) torch.Tensor { return c.To(f(c, c.To(x, Float32)), BFloat16) })
 }
 
 // like casts a parameter to x's dtype; an undefined one (no bias) stays so.
@@ -175,7 +189,9 @@ func (s *Scope) Fold(columns torch.Tensor, size, kernel, stride, padding [2]int6
 
 // Attention is softmax(q kT / sqrt(D)) v for q, k, v [... T D] (Vaswani et al., 2017).
 func (s *Scope) Attention(q, k, v torch.Tensor) torch.Tensor {
-	return s.call("scaled_dot_product_attention", q, k, v)
+	return s.widened(q, func(s *Scope, q torch.Tensor) torch.Tensor {
+		return s.call("scaled_dot_product_attention", q, s.like(k, q), s.like(v, q))
+	})
 }
 
 // Interpolate resizes x [N C H W] to size bilinearly, with half-pixel centres.

@@ -62,6 +62,8 @@ mp_tensor mp_tensor_share(mp_tensor t);  // a second handle on the same tensor (
 int mp_set_grad_enabled(int enabled);
 // The intra-op threads of the calling thread.
 int mp_set_threads(int n, char *err);
+// Whether the CPU has instructions for bfloat16 that the library uses.
+int mp_cpu_bf16(int *yes, char *err);
 // Makes operations with undefined order of summation fail rather than differ between runs.
 int mp_set_deterministic(int on, char *err);
 

@@ -2,6 +2,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 
 #include "guard.h"
 
@@ -76,6 +77,13 @@ int mp_set_threads(int n, char *err) {
   return mp::guard(err, [&] {
     TORCH_CHECK(n > 0, "a device needs at least one thread, not ", n);
     at::set_num_threads(n);
+  });
+}
+
+int mp_cpu_bf16(int *yes, char *err) {
+  return mp::guard(err, [&] {
+    static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "").typed<bool()>();
+    *yes = op.call();
   });
 }
 
