@@ -36,7 +36,7 @@ type stepSpec struct {
 	Batch   int     `json:"batch"`
 	Size    int     `json:"size"`
 	Threads int     `json:"threads"`
-	Seconds float64 `json:"seconds"` // at least so long, and at least three steps
+	Seconds float64 `json:"seconds"` // at least so long, and at least one step
 	CUDA    int     `json:"cuda"`    // index of the GPU, -1 for the CPU
 	Own     bool    `json:"own"`     // convolve by our own convolution; Python has none
 }
@@ -73,10 +73,10 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSimpleViT, job.ModelResNet18}, "networks, by commas")
 	f.StringSliceVar(&o.modes, "mode", []string{modeFP32, modeChannelsLast, modeBF16}, "precisions and layouts, by commas")
-	f.IntVar(&o.Batch, "batch-size", 64, "images a step")
+	f.IntVar(&o.Batch, "batch-size", 32, "images a step")
 	f.IntVar(&o.Size, "image-size", 128, "side of the images in pixels")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core")
-	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least three steps")
+	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least one step after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
 	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
