@@ -161,12 +161,19 @@ class Decompressor {
       }
     }
     constexpr JDIMENSION kRows = 16;
-    size_t stride = static_cast<size_t>(width) * 3;
+    const size_t stride = static_cast<size_t>(width) * 3;
+    // Where rows are aligned to 32 bytes, libjpeg-turbo writes them past the cache, which takes a tenth of all time longer;
+    // so they come out beside that alignment and are copied.
+    const bool aligned = reinterpret_cast<uintptr_t>(rgb) % 32 == 0;
+    if (aligned && rows_.size() < kRows * stride + 64) rows_.resize(kRows * stride + 64);
+    uint8_t *beside = rows_.data() + 16 + (32 - reinterpret_cast<uintptr_t>(rows_.data()) % 32);
     while (cinfo_.output_scanline < cinfo_.output_height) {
       JSAMPROW rows[kRows];
+      uint8_t *to = rgb + cinfo_.output_scanline * stride;
       JDIMENSION n = std::min(kRows, cinfo_.output_height - cinfo_.output_scanline);
-      for (JDIMENSION i = 0; i < n; i++) rows[i] = rgb + (cinfo_.output_scanline + i) * stride;
-      jpeg_read_scanlines(&cinfo_, rows, n);
+      for (JDIMENSION i = 0; i < n; i++) rows[i] = (aligned ? beside : to) + i * stride;
+      n = jpeg_read_scanlines(&cinfo_, rows, n);
+      for (JDIMENSION i = 0; aligned && i < n; i++) std::memcpy(to + i * stride, rows[i], stride);
     }
     if (mine_ && entropy_.gave_up()) {
       *again = true;
@@ -182,6 +189,7 @@ class Decompressor {
   Errors errors_;
   EntropyDecoder entropy_;
   std::vector<uint8_t> header_;  // of the image decoded last, where its state is still there to start again from
+  std::vector<uint8_t> rows_;    // rows on their way
   bool mine_ = false;            // the entropy decoder is ours
   bool created_ = false;
 };
