@@ -71,7 +71,7 @@ func newBenchStepCommand(e *env) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSimpleViT, job.ModelResNet18}, "networks, by commas")
+	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSimpleViT, job.ModelResNet18, job.ModelSceneNet}, "networks, by commas")
 	f.StringSliceVar(&o.modes, "mode", []string{modeFP32, modeChannelsLast, modeBF16}, "precisions and layouts, by commas")
 	f.IntVar(&o.Batch, "batch-size", 32, "images a step")
 	f.IntVar(&o.Size, "image-size", 128, "side of the images in pixels")
@@ -107,7 +107,9 @@ func benchStep(ctx context.Context, e *env, o benchStepOptions) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(e.stderr, "%-24s %8.1f images/s  %.2fx PyTorch\n", row.Name, row.Value, row.Ratio)
+			if !e.quiet {
+				fmt.Fprintf(e.stderr, "%-24s %8.1f images/s  %.2fx PyTorch\n", row.Name, row.Value, row.Ratio)
+			}
 			rows = append(rows, row)
 		}
 	}

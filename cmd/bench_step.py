@@ -105,13 +105,31 @@ def resnet18():
     )
 
 
+def scenenet():
+    layers, cin = [], 3
+    for cout in (32, 64):
+        layers += [nn.Conv2d(cin, cout, 3, 2, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)]
+        cin = cout
+    for i, (cout, blocks) in enumerate([(64, 1), (128, 1), (256, 2), (384, 1)]):
+        for j in range(blocks):
+            stride = 2 if i > 0 and j == 0 else 1
+            block = BasicBlock(cin, cout, stride)
+            if block.downsample is not None:  # average, then project
+                pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+                block.downsample = nn.Sequential(pool, nn.Conv2d(cin, cout, 1, bias=False), nn.BatchNorm2d(cout))
+            layers.append(block)
+            cin = cout
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, CLASSES))
+
+
 def main(spec):
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device("cpu" if spec["cuda"] < 0 else f"cuda:{spec['cuda']}")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    net = {"simplenet": simplenet, "simplevit": SimpleViT, "resnet18": resnet18}[spec["model"]]().to(device).train()
+    nets = {"simplenet": simplenet, "simplevit": SimpleViT, "resnet18": resnet18, "scenenet": scenenet}
+    net = nets[spec["model"]]().to(device).train()
     x = torch.randn(spec["batch"], 3, spec["size"], spec["size"], device=device)
     if spec["mode"] != "fp32":
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)

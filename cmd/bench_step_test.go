@@ -1,0 +1,87 @@
+package cmd
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mp/job"
+)
+
+func TestStepsAreComparedInTurn(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "order")
+	side := func(name, seconds string) func(string) *exec.Cmd {
+		return func(spec string) *exec.Cmd {
+			return exec.Command("sh", "-c", `echo "$0" >> "$1"; echo "$2"`, name, log, seconds)
+		}
+	}
+	sides := [2]func(string) *exec.Cmd{side("ours", "[0.25, 0.5, 9]"), side("torch", "[1]")}
+	row, err := compareSteps(stepSpec{Model: "m", Mode: "fp32", Batch: 8}, 2, sides)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row.Name != "m fp32" || row.Value != 16 || row.Ratio != 2 || row.Peer != "PyTorch 8" || row.Unit != "images/s" {
+		t.Errorf("row is %+v, want 16 images/s, twice PyTorch's 8", row)
+	}
+	order, err := exec.Command("cat", log).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(strings.Fields(string(order)), " "), "ours torch torch ours"; got != want {
+		t.Errorf("processes ran as %s, want %s", got, want)
+	}
+}
+
+func TestAMeasurementThatFailsIsTold(t *testing.T) {
+	for text, script := range map[string]string{
+		"ModuleNotFoundError: No module named 'torch'": `echo trace >&2; echo "ModuleNotFoundError: No module named 'torch'" >&2; exit 1`,
+		"no list of seconds":                           "echo hello",
+	} {
+		if _, err := stepSeconds(exec.Command("sh", "-c", script)); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s gives error %v, want one with %q", script, err, text)
+		}
+	}
+}
+
+func TestBenchStepRefusesWhatCannotBe(t *testing.T) {
+	for _, args := range [][]string{
+		{"--mode", "fp8"},
+		{"--batch-size", "0"},
+		{"--device", "gpu"},
+		{"--python", "/nowhere/python"},
+	} {
+		var out, complaint bytes.Buffer
+		if code := Main(append([]string{"bench", "step"}, args...), &out, &complaint); code != exitBadInput {
+			t.Errorf("mp bench step %s: exit code %d, want %d: %s", strings.Join(args, " "), code, exitBadInput, complaint.String())
+		}
+	}
+}
+
+func TestBothSidesMeasureAStep(t *testing.T) {
+	spec := `{"model": "simplenet", "mode": "channels_last", "batch": 2, "size": 32, "threads": 1, "seconds": 0, "cuda": -1}`
+	var out, complaint bytes.Buffer
+	if code := Main([]string{"bench", "step", "--measure", spec}, &out, &complaint); code != exitDone {
+		t.Fatalf("our side: exit code %d: %s", code, complaint.String())
+	}
+	var seconds []float64
+	if err := json.Unmarshal(out.Bytes(), &seconds); err != nil || len(seconds) != 1 || seconds[0] <= 0 {
+		t.Errorf("our side prints %q, want a list of one number", out.String())
+	}
+	python := filepath.Join("..", "build", "venv", "bin", "python")
+	if !exists(python) {
+		t.Skip("PyTorch's side needs `make venv`")
+	}
+	if _, err := stepSeconds(exec.Command(python, "-c", torchStep, spec)); err != nil {
+		t.Errorf("PyTorch's side: %v", err)
+	}
+}
+
+func TestMeasureOfNonsenseIsBadInput(t *testing.T) {
+	if err := measureStep(t.Context(), newEnv(nil, nil, nil), "{"); !errors.Is(err, job.ErrConfig) {
+		t.Errorf("error is %v, want one that wraps job.ErrConfig", err)
+	}
+}
