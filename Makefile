@@ -78,6 +78,8 @@ $(LIB)/libcgotorch.so: $(GOTORCH_CC:%=$(OBJ)/gotorch/%.o)
 	@mkdir -p $(LIB)
 	$(CXX) -shared $^ -o $@ $(TORCHLINK)
 
+# at::parallel_for is a plain loop where OpenMP is off. The runtime is libtorch's own: nothing links another.
+$(OBJ)/ops/%.o: CXXFLAGS += -fopenmp
 $(OBJ)/ops/%.o: ops/csrc/%.cc $(HEADERS) $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@

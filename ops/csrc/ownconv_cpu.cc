@@ -16,10 +16,14 @@
 #include "gemm.h"
 #include "patches.h"
 
+#ifndef INTRA_OP_PARALLEL
+#error "compile with -fopenmp: without it at::parallel_for is a plain loop, and the BLAS waits for its threads at every chunk"
+#endif
+
 namespace mp::conv {
 namespace {
 
-constexpr int64_t kChunk = 512 << 10;  // bytes of a thread's columns, the size of a core's cache
+constexpr int64_t kChunk = 1 << 20;    // bytes of a thread's columns: in its share of the cache, and many rows to a product
 constexpr int64_t kDeep = 1 << 20;     // bytes of weights from which the threads share a chunk
 constexpr int64_t kFlip = 16;          // input channels from which dx at stride 1 is a correlation rather than folded
 
