@@ -74,7 +74,14 @@ $(OBJ)/gotorch/%.o: go.mod $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -w $(TORCHFLAGS) -I$(GOTORCH) -c $(GOTORCH)/cgotorch/$*.cc -o $@
 
-$(LIB)/libcgotorch.so: $(GOTORCH_CC:%=$(OBJ)/gotorch/%.o)
+# Its SetNumThreads gives way to ours (threads.cc), which allows a machine of one processor.
+$(OBJ)/gotorch/device.o: CXXFLAGS += -DSetNumThreads=gotorch_SetNumThreads
+
+$(OBJ)/gotorch/threads.o: ops/csrc/gotorch/threads.cc $(LIBTORCH)/lib/libtorch_cpu.so
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
+
+$(LIB)/libcgotorch.so: $(GOTORCH_CC:%=$(OBJ)/gotorch/%.o) $(OBJ)/gotorch/threads.o
 	@mkdir -p $(LIB)
 	$(CXX) -shared $^ -o $@ $(TORCHLINK)
 
