@@ -1,9 +1,10 @@
 // Our own convolution on the CPU.
 //
 // The output positions of all samples are cut into one part a thread and each part into chunks, whose columns stay in the
-// processor's cache between being unfolded and multiplied. Where the weights themselves do not fit into the cache, or
-// there are fewer samples than threads, there is one part, and the threads share the work of each chunk instead: the
-// nested at::parallel_for and the BLAS run in parallel only outside a parallel region.
+// processor's cache between being unfolded and multiplied (or, of large weights, are as large as those). Where a copy of
+// the weights for each thread's gradient is too much, or there is too little to share out, there is one part, and the
+// threads share the work of each chunk instead: the nested at::parallel_for and the BLAS run in parallel only outside a
+// parallel region. That costs several waits a chunk, which hurts where other processes keep a core busy.
 #include "ownconv.h"
 
 #include <ATen/Parallel.h>
@@ -24,8 +25,9 @@ namespace mp::conv {
 namespace {
 
 constexpr int64_t kChunk = 1 << 20;    // bytes of a thread's columns: in its share of the cache, and many rows to a product
-constexpr int64_t kDeep = 1 << 20;     // bytes of weights from which the threads share a chunk
-constexpr int64_t kFlip = 16;          // input channels from which dx at stride 1 is a correlation rather than folded
+constexpr int64_t kDeep = 32 << 20;    // bytes of weights, once for each thread, from which the threads share a chunk
+constexpr int64_t kFlip = 16;          // input channels, and
+constexpr int64_t kTurn = 512;         // pixels, from which dx at stride 1 is a correlation rather than folded
 
 at::MemoryFormat format(bool last) { return last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous; }
 
@@ -58,12 +60,12 @@ struct Cut {
   int64_t rows, part, chunk;  // all; of one thread; at a time
   int64_t parts() const { return part ? (rows + part - 1) / part : 0; }
 
-  // row: bytes that one row needs in the cache; weights: bytes that every row is multiplied with.
-  Cut(int64_t n, int64_t ho, int64_t row, int64_t weights) : rows(n * ho) {
-    const int64_t threads = at::get_num_threads();
-    const bool shared = n < threads || weights >= kDeep;
-    part = shared ? rows : (n + threads - 1) / threads * ho;
-    const int64_t budget = shared ? std::max(kChunk * threads, weights) : kChunk;
+  // unit: rows that no cut may part; row: bytes that one row needs in the cache; weights: bytes that each is multiplied with.
+  Cut(int64_t all, int64_t unit, int64_t row, int64_t weights) : rows(all) {
+    const int64_t threads = at::get_num_threads(), units = all / std::max<int64_t>(unit, 1);
+    const bool shared = units < threads || weights * threads >= kDeep;
+    part = shared ? rows : (units + threads - 1) / threads * unit;
+    const int64_t budget = std::max(shared ? kChunk * threads : kChunk, weights);
     chunk = std::clamp<int64_t>(budget / std::max<int64_t>(row, 1), 1, std::max<int64_t>(part, 1));
   }
 
@@ -153,7 +155,7 @@ struct Engine {
     const Col *w = weights.const_data_ptr<Col>();
     T *out = y.mutable_data_ptr<T>();
     Rows<T, Col> rows(images, p, last);
-    Cut cut(n, p.ho, p.wo * (k * sizeof(Col) + o * sizeof(S)), o * k * sizeof(Col));
+    Cut cut(n * p.ho, last ? 1 : p.ho, p.wo * (k * sizeof(Col) + o * sizeof(S)), o * k * sizeof(Col));
     const int64_t sums_size = flat ? 0 : cut.chunk * p.wo * o;
     cut.run(rows.bytes(cut.chunk) + Arena::bytes<S>(sums_size), [&](int64_t, int64_t begin, int64_t end, Arena arena) {
       auto buffer = rows.buffer(arena, cut.chunk);
@@ -163,22 +165,30 @@ struct Engine {
         const int64_t m = len * p.wo;
         Matrix<Col> x = rows.get(buffer, r, len);
         T *to = last ? out + r * p.wo * o : out + r / p.ho * o * area + r % p.ho * p.wo;
+        S *c = flat ? reinterpret_cast<S *>(to) : sums;
+        const S beta = flat && bias ? 1 : 0;  // the bias lies there before the sums
         if (last) {
-          S *c = flat ? reinterpret_cast<S *>(to) : sums;
-          gemm<Col, S>(o, m, k, {w, k, 'T'}, x, 0, c, o);
-          if (flat && !bias) continue;
+          if (beta) fill_rows(bias, m, o, c);
+          gemm<Col, S>(o, m, k, {w, k, 'T'}, x, beta, c, o);
+          if (flat) continue;
           for (int64_t i = 0; i < m; i++) finish_row(c + i * o, o, bias, to + i * o);
         } else {
-          S *c = flat ? reinterpret_cast<S *>(to) : sums;
           const int64_t ld = flat ? area : m;
-          gemm<Col, S>(m, o, k, flip(x), {w, k}, 0, c, ld);
-          if (flat && !bias) continue;
+          if (beta) fill_planes(bias, m, o, c, ld);
+          gemm<Col, S>(m, o, k, flip(x), {w, k}, beta, c, ld);
+          if (flat) continue;
           for (int64_t i = 0; i < o; i++) finish_plane(c + i * ld, m, bias ? bias[i] : S(0), to + i * area);
         }
       }
     });
   }
 
+  static void fill_rows(const S *bias, int64_t m, int64_t o, S *to) {
+    for (int64_t i = 0; i < m; i++) std::memcpy(to + i * o, bias, o * sizeof(S));
+  }
+  static void fill_planes(const S *bias, int64_t m, int64_t o, S *to, int64_t ld) {
+    for (int64_t i = 0; i < o; i++) std::fill_n(to + i * ld, m, bias[i]);
+  }
   static void finish_row(const S *sums, int64_t o, const S *bias, T *to) {
     if (bias) {
       for (int64_t i = 0; i < o; i++) to[i] = static_cast<T>(sums[i] + bias[i]);
@@ -198,7 +208,7 @@ struct Engine {
     const Col *w = weights.const_data_ptr<Col>();
     T *out = dx.mutable_data_ptr<T>();
     Rows<T, Col> rows(dy, {g.ho, g.wo, g.o, 1, 1, 1, 0, 0, g.ho, g.wo}, last);
-    Cut cut(g.n, g.ho, g.wo * (k * sizeof(S) + g.o * sizeof(Col)), g.o * k * sizeof(Col));
+    Cut cut(g.n * g.ho, g.ho, g.wo * (k * sizeof(S) + g.o * sizeof(Col)), g.o * k * sizeof(Col));
     const int64_t cols_size = cut.chunk * p.wo * k, sample_size = in_place ? 0 : size;
     const int64_t bytes = rows.bytes(cut.chunk) + Arena::bytes<S>(cols_size) + Arena::bytes<S>(sample_size);
     cut.run(bytes, [&](int64_t, int64_t begin, int64_t end, Arena arena) {
@@ -227,8 +237,10 @@ struct Engine {
   static void weigh(const at::Tensor &x, const at::Tensor &dy, const Geometry &g, bool last, at::Tensor dw, at::Tensor db) {
     const Patches p = patches_of(g);
     const int64_t k = p.columns();
-    Cut cut(g.n, g.ho, g.wo * (k * sizeof(Col) + g.o * sizeof(Col)), g.o * k * sizeof(Col));
+    Cut cut(g.n * g.ho, last ? 1 : g.ho, g.wo * (k * sizeof(Col) + g.o * sizeof(Col)), g.o * k * sizeof(Col));
     const int64_t parts = cut.parts();
+    // The BLAS is fastest when the long side comes first and is a multiple of its kernel's height: [K o] or [o K].
+    const bool turned = g.o % 16 == 0 && (k % 16 != 0 || g.o > k);
     Rows<T, Col> gradients(dy, {g.ho, g.wo, g.o, 1, 1, 1, 0, 0, g.ho, g.wo}, last);
     Rows<T, Col> patches(dw.defined() ? x : dy, p, last);
     at::Tensor dws = dw.defined() ? at::empty({parts, dw.numel()}, dw.options()) : dw;
@@ -244,7 +256,10 @@ struct Engine {
         if (db.defined()) add_sums(d, g.o, len * g.wo, static_cast<double *>(dbs.data_ptr()) + part * g.o);
         if (!dw.defined()) continue;
         S *to = static_cast<S *>(dws.data_ptr()) + part * g.o * k;
-        gemm<Col, S>(k, g.o, len * g.wo, patches.get(buffer, r, len), flip(d), r == begin ? 0 : 1, to, k);
+        Matrix<Col> x = patches.get(buffer, r, len);
+        const S beta = r == begin ? 0 : 1;
+        if (turned) gemm<Col, S>(g.o, k, len * g.wo, d, flip(x), beta, to, g.o);
+        else gemm<Col, S>(k, g.o, len * g.wo, x, flip(d), beta, to, k);
       }
     });
     if (db.defined()) db.copy_(dbs.sum(0));
@@ -257,8 +272,9 @@ struct Engine {
     S *to = dw.mutable_data_ptr<S>();
     at::parallel_for(0, g.o * k, 4096, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) {
-        S sum = from[i];
-        for (int64_t part = 1; part < parts; part++) sum += from[part * g.o * k + i];
+        const S *at = from + (turned ? i % k * g.o + i / k : i);
+        S sum = *at;
+        for (int64_t part = 1; part < parts; part++) sum += at[part * g.o * k];
         to[i] = sum;
       }
     });
@@ -319,7 +335,7 @@ struct Engine {
     }
     if (!wanted[0]) return out;
     out.x = at::empty({g.n, g.c, g.h, g.w}, dy.options(), format(last));
-    if (g.stride == 1 && g.c >= kFlip) {
+    if (g.stride == 1 && g.c >= kFlip && (g.pointwise() || g.n * g.h * g.w >= kTurn)) {
       const Patches p{g.ho, g.wo, g.o, g.kh, g.kw, 1, g.kh - 1 - g.padding, g.kw - 1 - g.padding, g.h, g.w};
       correlate(dy, p, as(w.flip({2, 3}).transpose(0, 1), col), nullptr, last, out.x);
     } else {
@@ -331,7 +347,7 @@ struct Engine {
 
 // Contiguous images whose samples are too few or too small to keep the threads busy one at a time.
 bool better_last(const Geometry &g, const at::Tensor &w) {
-  const bool deep = w.numel() * w.element_size() >= kDeep;
+  const bool deep = w.numel() * w.element_size() >= kChunk;
   return (deep && g.positions() < 256) || (g.n < at::get_num_threads() && !g.pointwise());
 }
 
