@@ -150,7 +150,9 @@ func benchConv(ctx context.Context, e *env, o benchConvOptions) error {
 		}
 		rows = append(rows, pairRow(l.String(), "ms", 1e3, seconds),
 			pairRow(l.name+" tensors", "MB", 1e-6, [2][]float64{{float64(pairs[0][sideOwn].bytes)}, {float64(pairs[0][sideLibrary].bytes)}}))
-		fmt.Fprintf(e.stderr, "%-36s %.2fx time, %.2fx memory\n", l, rows[len(rows)-2].Ratio, rows[len(rows)-1].Ratio)
+		if !e.quiet {
+			fmt.Fprintf(e.stderr, "%-36s %.2fx time, %.2fx memory\n", l, rows[len(rows)-2].Ratio, rows[len(rows)-1].Ratio)
+		}
 	}
 	rows = append(rows, pairRow("all convolutions", "ms", 1e3, totals),
 		pairRow("largest layer's tensors", "MB", 1e-6, [2][]float64{{float64(worst[sideOwn])}, {float64(worst[sideLibrary])}}))

@@ -97,9 +97,6 @@ func measureConvStep(ctx context.Context, e *env, text string) error {
 		return err
 	}
 	ops.ResetPeak()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o200); err != nil { // VmHWM starts anew
-		return fmt.Errorf("reset the peak of resident memory: %w", err)
-	}
 	for i := range convSteps + 2 {
 		start := time.Now()
 		if err := b.step(ctx); err != nil {
