@@ -14,10 +14,10 @@ done
 if [ -z "$data" ]; then
 	data=build/synth
 	echo "No MiniPlaces here (say where with: make demo DATA=DIR): painting a stand-in in $data"
-	if [ ! -e $data/val.txt ]; then ./mp data synth $data --classes 20 --train 4000 --val 1000; fi
+	if [ ! -e $data/val.txt ]; then ./mp data synth $data --classes 20 --train-images 4000 --val-images 1000; fi
 elif ls "$data"/*.tar.gz >/dev/null 2>&1 && [ ! -d "$data/train" ] && [ ! -d "$data/images" ]; then
 	echo "Unpacking the archives of $data into build/miniplaces"
-	if [ ! -e build/miniplaces/categories.txt ]; then ./mp data unpack "$data" --out build/miniplaces; fi
+	if [ ! -e build/miniplaces/categories.txt ]; then ./mp data unpack build/miniplaces "$data"/*.tar.gz; fi
 	data=build/miniplaces
 fi
 ./mp train "$data" --model scenenet --epochs "$epochs" --image-size 64 --name demo
