@@ -2,6 +2,7 @@
 # make demo       trains scenenet on this machine for a few minutes (DATA=DIR for your own MiniPlaces)
 # make test       everything CI checks
 # make cuda       compiles the CUDA sources (no GPU needed)
+# make V=1        shows whole commands
 # make venv       a Python with the same torch, for the comparisons with PyTorch
 # eval "$(make env)"   lets plain go commands find libtorch
 
@@ -39,6 +40,7 @@ LIBS       := $(LIB)/libtorch.so $(LIB)/libcgotorch.so $(LIB)/libmpops.so $(LIB)
 GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 
 JOBS       := $(shell nproc)
+Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
 .PHONY: all libs system demo test vet lint race fuzz cuda venv env clean
 
@@ -68,28 +70,32 @@ $(LIBTORCH)/lib/libtorch_cpu.so:
 
 $(LIB)/libtorch.so:
 	@mkdir -p $(LIB)
-	echo | $(CXX) -shared -x c++ - -o $@
+	@echo | $(CXX) -shared -x c++ - -o $@
 
 $(OBJ)/gotorch/%.o: go.mod $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) -w $(TORCHFLAGS) -I$(GOTORCH) -c $(GOTORCH)/cgotorch/$*.cc -o $@
+	@echo "compile gotorch's $*.cc"
+	$(Q)$(CXX) $(CXXFLAGS) -w $(TORCHFLAGS) -I$(GOTORCH) -c $(GOTORCH)/cgotorch/$*.cc -o $@
 
 # Its SetNumThreads gives way to ours (threads.cc), which allows a machine of one processor.
 $(OBJ)/gotorch/device.o: CXXFLAGS += -DSetNumThreads=gotorch_SetNumThreads
 
 $(OBJ)/gotorch/threads.o: ops/csrc/gotorch/threads.cc $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
+	@echo "compile $<"
+	$(Q)$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
 
 $(LIB)/libcgotorch.so: $(GOTORCH_CC:%=$(OBJ)/gotorch/%.o) $(OBJ)/gotorch/threads.o
 	@mkdir -p $(LIB)
-	$(CXX) -shared $^ -o $@ $(TORCHLINK)
+	@echo "link $(@F)"
+	$(Q)$(CXX) -shared $^ -o $@ $(TORCHLINK)
 
 # at::parallel_for is a plain loop where OpenMP is off. The runtime is libtorch's own: nothing links another.
 $(OBJ)/ops/%.o: CXXFLAGS += -fopenmp
 $(OBJ)/ops/%.o: ops/csrc/%.cc $(HEADERS) $(LIBTORCH)/lib/libtorch_cpu.so
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
+	@echo "compile $<"
+	$(Q)$(CXX) $(CXXFLAGS) $(OURS) $(TORCHFLAGS) -c $< -o $@
 
 # Square roots without errno vectorise; without fused multiply-adds the CPU and the GPU compute the same bits.
 $(OBJ)/ops/update.o: CXXFLAGS += -fno-math-errno -ffp-contract=off
@@ -97,15 +103,18 @@ $(OBJ)/cuda/ops/update.o: NVFLAGS += -fmad=false
 
 $(LIB)/libmpops.so: $(OPS_SRC:ops/csrc/%.cc=$(OBJ)/ops/%.o)
 	@mkdir -p $(LIB)
-	$(CXX) -shared $^ -o $@ $(TORCHLINK)
+	@echo "link $(@F)"
+	$(Q)$(CXX) -shared $^ -o $@ $(TORCHLINK)
 
 $(OBJ)/pixel/%.o: ops/pixel/csrc/%.cc $(HEADERS)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(OURS) -c $< -o $@
+	@echo "compile $<"
+	$(Q)$(CXX) $(CXXFLAGS) $(OURS) -c $< -o $@
 
 $(LIB)/libmppixel.so: $(PIXEL_SRC:ops/pixel/csrc/%.cc=$(OBJ)/pixel/%.o)
 	@mkdir -p $(LIB)
-	$(CXX) -shared $^ -o $@ -ljpeg
+	@echo "link $(@F)"
+	$(Q)$(CXX) -shared $^ -o $@ -ljpeg
 
 cuda:
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIB)/libmpcuda.so
@@ -116,15 +125,18 @@ $(NVCC):
 
 $(OBJ)/cuda/ops/%.o: ops/csrc/%.cu $(HEADERS) $(NVCC)
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -c $< -o $@
+	@echo "compile $<"
+	$(Q)$(NVCC) $(NVFLAGS) -c $< -o $@
 
 $(OBJ)/cuda/pixel/%.o: ops/pixel/csrc/%.cu $(HEADERS) $(NVCC)
 	@mkdir -p $(@D)
-	$(NVCC) $(NVFLAGS) -c $< -o $@
+	@echo "compile $<"
+	$(Q)$(NVCC) $(NVFLAGS) -c $< -o $@
 
 $(LIB)/libmpcuda.so: $(CUDA_OBJ)
 	@mkdir -p $(LIB)
-	$(CXX) -shared $^ -o $@ -L$(BUILD)/cuda/nvidia/cu13/lib -Wl,-z,defs -Wl,--exclude-libs,ALL -lcudart_static -lrt -lpthread -ldl
+	@echo "link $(@F)"
+	$(Q)$(CXX) -shared $^ -o $@ -L$(BUILD)/cuda/nvidia/cu13/lib -Wl,-z,defs -Wl,--exclude-libs,ALL -lcudart_static -lrt -lpthread -ldl
 
 venv:
 	@deploy/venv.sh $(BUILD)/venv

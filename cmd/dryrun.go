@@ -52,7 +52,7 @@ func planFacts(ctx context.Context, s job.Spec, trainPack, valPack *data.Pack) (
 	}
 	f.Parameters = u.Params
 	for _, r := range u.Rows {
-		l := job.LayerFact{Name: r.Name, Parameters: r.Params}
+		l := job.LayerFact{Name: r.Name, Kind: r.Kind, Parameters: r.Params, MACs: r.MACs}
 		for _, d := range r.Shape {
 			l.Output = append(l.Output, int(d))
 		}

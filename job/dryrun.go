@@ -8,12 +8,14 @@ import (
 
 // Layer shapes, memory and rates that only the owners of models and schedules know; the dry run shows them.
 type (
-	// LayerFact is one layer of the model: its name in the state dict, the shape of its output for one batch, and how
-	// many parameters it has.
+	// LayerFact is one layer of the model: its name in the state dict, what it does, the shape of its output for one batch,
+	// its parameters, and the multiply-adds of its forward pass over that batch.
 	LayerFact struct {
 		Name       string `json:"name"`
+		Kind       string `json:"kind"`
 		Output     []int  `json:"output"`
 		Parameters int64  `json:"parameters"`
+		MACs       int64  `json:"macs"`
 	}
 	// MemoryFact is one part of the memory estimate.
 	MemoryFact struct {
@@ -44,12 +46,14 @@ func (s Spec) DryRun(f Facts, width int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Configuration\n%s\n", s.Table(width))
 
-	rows := [][]string{{"layer", "output", "parameters"}}
+	rows := [][]string{{"layer", "kind", "output", "parameters", "multiply-adds"}}
+	var macs int64
 	for _, l := range f.Layers {
-		rows = append(rows, []string{l.Name, shape(l.Output), count(l.Parameters)})
+		rows = append(rows, []string{l.Name, l.Kind, shape(l.Output), count(l.Parameters), millions(l.MACs)})
+		macs += l.MACs
 	}
-	rows = append(rows, []string{"total", "", count(f.Parameters)})
-	fmt.Fprintf(&b, "Model %s\n%s\n", s.Model, align(rows, false, false, true))
+	rows = append(rows, []string{"total", "", "", count(f.Parameters), millions(macs)})
+	fmt.Fprintf(&b, "Model %s\n%s\n", s.Model, align(rows, false, false, false, true, true))
 
 	rows = nil
 	var total int64
@@ -87,6 +91,14 @@ func count(n int64) string {
 		return strconv.FormatInt(n, 10)
 	}
 	return fmt.Sprintf("%s,%03d", count(n/1000), n%1000)
+}
+
+// millions prints multiply-adds; layers without any show nothing.
+func millions(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return count((n+500_000)/1_000_000) + " M"
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%s MiB", count((n+1<<19)>>20)) }

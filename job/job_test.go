@@ -274,12 +274,12 @@ func TestDryRun(t *testing.T) {
 	}
 	text := s.DryRun(Facts{
 		TrainImages: 100000, ValImages: 10000, StepsPerEpoch: 390, Parameters: 365028,
-		Layers: []LayerFact{{"features.0", []int{128, 64, 64, 64}, 9472}, {"fc", []int{128, 100}, 51300}},
+		Layers: []LayerFact{{"features.0", "convolution", []int{128, 64, 64, 64}, 9472, 4_932_000_000}, {"fc", "linear", []int{128, 100}, 51300, 6_553_600}},
 		Memory: []MemoryFact{{"weights", 4 * 365028}, {"activations", 3 << 30}},
 		Rates:  []RateFact{{1, 0, 0, 128}, {60, 23399, 1e-8, 128}},
 	}, 80)
 	t.Log("\n" + text)
-	for _, want := range []string{"128x64x64x64", "365,028", "3,072 MiB", "3,073 MiB", "23,399", "1e-08", "100,000 images train"} {
+	for _, want := range []string{"128x64x64x64", "convolution", "4,932 M", "4,939 M", "365,028", "3,072 MiB", "3,073 MiB", "23,399", "1e-08", "100,000 images train"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

@@ -36,6 +36,7 @@ type Console struct {
 	bar      *progressbar.ProgressBar
 	barTitle string
 	rows     int // rows of numbers since the last heading
+	epoch    int // of the last step shown
 }
 
 // headingEvery is the number of rows after which a new epoch gets a new heading.
@@ -58,7 +59,8 @@ func (c *Console) Emit(e Event) {
 	case e.Start != nil:
 		c.say(startText(*e.Start))
 	case e.Step != nil:
-		c.row(e.Step.Step <= 1 || c.rows >= 2*headingEvery, c.stepRow(e.Time, *e.Step))
+		c.row(e.Step.Epoch != c.epoch || c.rows >= 2*headingEvery, c.stepRow(e.Time, *e.Step))
+		c.epoch = e.Step.Epoch
 	case e.Epoch != nil:
 		c.row(false, c.epochRow(*e.Epoch))
 	case e.Validation != nil:

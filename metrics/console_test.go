@@ -189,3 +189,12 @@ func TestProgressWithoutTerminal(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+func TestFirstRowHasAHeading(t *testing.T) {
+	var out strings.Builder
+	c := NewConsole(ConsoleConfig{Out: &out})
+	c.Emit(Event{Kind: KindStep, Step: &Step{Epoch: 1, Epochs: 2, Step: 10, Steps: 312}})
+	if first, _, _ := strings.Cut(out.String(), "\n"); !strings.Contains(first, "images/s") {
+		t.Errorf("the first line is %q, want the names of the columns", first)
+	}
+}

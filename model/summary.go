@@ -15,7 +15,6 @@ type Row struct {
 	Shape  []int64 // of the result
 	Params int64   // learnable elements
 	MACs   int64   // multiply-adds of the forward pass
-	Bytes  int64   // of the result
 }
 
 // SummaryConfig says for what a model is summarised.
@@ -69,7 +68,6 @@ func (m *Model) Summarize(s *ops.Scope, c SummaryConfig) (*Summary, error) {
 		r := &u.Rows[i]
 		r.Shape[0] *= c.Batch
 		r.MACs *= c.Batch
-		r.Bytes *= c.Batch
 		u.MACs += r.MACs
 	}
 	return u, nil
@@ -105,7 +103,6 @@ func (t *trace) layer(name, kind string, y torch.Tensor, macs func(shape []int64
 		return
 	}
 	r := Row{Name: name, Kind: kind, Shape: y.Shape()}
-	r.Bytes = ops.Numel(r.Shape) * int64(ops.SizeOf(y.Dtype()))
 	if macs != nil {
 		r.MACs = macs(r.Shape)
 	}

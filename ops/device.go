@@ -6,7 +6,9 @@ import "C"
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -87,6 +89,9 @@ func (d *Device) prepare() error {
 		d.widen = native == 0
 		return err
 	}
+	if _, err := os.Stat("/dev/nvidiactl"); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open GPU %d: this machine has no NVIDIA GPU, or no driver for it: %w; train on the CPU with --cpu, or see `mp doctor`", d.config.GPU, ErrNoDevice)
+	}
 	gpus, err := openCUDA(d.config)
 	if err != nil {
 		return fmt.Errorf("open GPU %d: %w: %w; train on the CPU with --cpu, or see `mp doctor`", d.config.GPU, err, ErrNoDevice)
@@ -166,8 +171,8 @@ func (d *Device) Synchronize(ctx context.Context) error {
 	})
 }
 
-// MemoryInUse is what this process occupies of the device's memory, in bytes: resident memory for the CPU, libtorch's
-// allocations on a GPU.
+// MemoryInUse is what this process occupies of the device's memory, in bytes: for the CPU its resident memory, mapped files
+// such as packs left out; on a GPU libtorch's allocations.
 func (d *Device) MemoryInUse() (int64, error) {
 	if !d.IsCPU() {
 		var message [C.MP_ERR]C.char
@@ -179,11 +184,11 @@ func (d *Device) MemoryInUse() (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("resident memory: %w", err)
 	}
-	var size, pages int64
-	if _, err := fmt.Sscan(string(text), &size, &pages); err != nil {
+	var size, pages, mapped int64
+	if _, err := fmt.Sscan(string(text), &size, &pages, &mapped); err != nil {
 		return 0, fmt.Errorf("resident memory: %w", err)
 	}
-	return pages * int64(os.Getpagesize()), nil
+	return (pages - mapped) * int64(os.Getpagesize()), nil
 }
 
 // Memory is what tensors occupy, in bytes.

@@ -41,9 +41,6 @@ func (s *Scope) ReLUInPlace(x torch.Tensor) torch.Tensor { return s.call("relu_"
 // GELU returns x * Phi(x), the exact form (Hendrycks & Gimpel, 2016).
 func (s *Scope) GELU(x torch.Tensor) torch.Tensor { return s.call("gelu", x) }
 
-// SiLU returns x * sigmoid(x) (Elfwing et al., 2017).
-func (s *Scope) SiLU(x torch.Tensor) torch.Tensor { return s.call("silu", x) }
-
 // Sigmoid returns 1 / (1 + exp(-x)).
 func (s *Scope) Sigmoid(x torch.Tensor) torch.Tensor {
 	return s.viaGotorch("sigmoid", []torch.Tensor{x}, func() torch.Tensor { return torch.Sigmoid(x) })

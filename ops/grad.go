@@ -28,9 +28,6 @@ func (s *Scope) Leaf(x torch.Tensor) torch.Tensor {
 	return s.own(adopt(t))
 }
 
-// Detach returns x without its graph.
-func (s *Scope) Detach(x torch.Tensor) torch.Tensor { return s.call("detach", x) }
-
 // Grad returns d loss / d inputs[i] for a scalar loss, in the inputs' order, and frees the graph. It computes what these
 // inputs need and nothing else: the gradient of an image costs no weight gradient. Every input must be a leaf of the graph.
 func (s *Scope) Grad(loss torch.Tensor, inputs ...torch.Tensor) []torch.Tensor {

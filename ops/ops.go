@@ -163,19 +163,3 @@ func Bytes(t torch.Tensor) ([]byte, error) {
 	}
 	return unsafe.Slice((*byte)(data), int(size)), nil
 }
-
-// Floats returns the memory of a dense float32 CPU tensor, valid only while t lives.
-func Floats(t torch.Tensor) ([]float32, error) {
-	info, err := Describe(t)
-	if err != nil {
-		return nil, err
-	}
-	if info.DType != Float32 {
-		return nil, fmt.Errorf("floats: tensor holds dtype %d, not float32", info.DType)
-	}
-	bytes, err := Bytes(t)
-	if err != nil || len(bytes) == 0 {
-		return nil, err
-	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(bytes))), len(bytes)/4), nil
-}

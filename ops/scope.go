@@ -99,12 +99,6 @@ next:
 	s.owned = rest
 }
 
-// Owned returns how many tensors the scope holds.
-func (s *Scope) Owned() int { return len(s.owned) }
-
-// Adopt makes t the scope's: freed with it.
-func (s *Scope) Adopt(t torch.Tensor) torch.Tensor { return s.own(t) }
-
 // NoGrad runs f without recording a graph.
 func (s *Scope) NoGrad(f func()) {
 	before := C.mp_set_grad_enabled(0)

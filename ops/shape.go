@@ -20,11 +20,6 @@ func (s *Scope) Narrow(x torch.Tensor, dim, start, length int64) torch.Tensor {
 // Flip mirrors x along the dimensions dims.
 func (s *Scope) Flip(x torch.Tensor, dims ...int64) torch.Tensor { return s.call("flip", x, dims) }
 
-// Cat joins tensors along dim.
-func (s *Scope) Cat(dim int64, tensors ...torch.Tensor) torch.Tensor {
-	return s.call("cat", tensors, dim)
-}
-
 // Pad surrounds the last dimensions of x with zeros: widths are (left, right) of the last dimension, then of the one before.
 func (s *Scope) Pad(x torch.Tensor, widths ...int64) torch.Tensor {
 	return s.call("constant_pad_nd", x, widths)
@@ -63,6 +58,3 @@ func (s *Scope) TopK(x torch.Tensor, k int64) (values, indices torch.Tensor) {
 	out := s.calls("topk", 2, x, k)
 	return out[0], out[1]
 }
-
-// Argmax returns the position (int64) of the largest element along dim.
-func (s *Scope) Argmax(x torch.Tensor, dim int64) torch.Tensor { return s.call("argmax", x, dim) }

@@ -53,9 +53,9 @@ func (w *Worker) Run(ctx context.Context) (Result, error) {
 	return w.finish(clock)
 }
 
-// stop saves the state between two steps; the context of the run has ended, so it takes one of its own.
+// stop saves the state between two steps.
 func (w *Worker) stop() error {
-	if err := w.save(context.Background(), false); err != nil {
+	if err := w.save(false); err != nil {
 		return fmt.Errorf("save before stopping: %w", err)
 	}
 	w.story(metrics.Story{Topic: "stop", Text: fmt.Sprintf("stopped after update %d, saved", w.done), Advice: "go on with: mp train --resume " + w.Directory})
@@ -88,7 +88,7 @@ func (w *Worker) epoch(ctx context.Context, loader *data.Loader, clock *pace) er
 		clock.did(got)
 		w.report(epoch, step, rate, clock)
 		if every := w.Spec.CheckpointEvery; every > 0 && (step+1)%every == 0 && step+1 < steps {
-			if err := w.save(ctx, false); err != nil {
+			if err := w.save(false); err != nil {
 				return err
 			}
 			clock.meter.Pause(time.Now())
@@ -147,7 +147,7 @@ func (w *Worker) validate(ctx context.Context, epoch int) error {
 		w.best = best{score, epoch + 1}
 	}
 	w.validated = epoch + 1
-	if err := w.save(ctx, isBest); err != nil {
+	if err := w.save(isBest); err != nil {
 		return err
 	}
 	took := time.Since(began)
@@ -174,7 +174,7 @@ func (w *Worker) useAverages(ctx context.Context) (restore func() error, err err
 
 // finish tells what the run amounts to.
 func (w *Worker) finish(clock *pace) (Result, error) {
-	state, err := w.snapshot(context.Background())
+	state, err := w.snapshot()
 	if err != nil {
 		return Result{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"mp/allreduce/inproc"
@@ -47,17 +48,23 @@ func packs(t *testing.T) (trainPack, valPack *data.Pack) {
 	return open(data.Train), open(data.Val)
 }
 
-// stopAt cancels the run when a number of updates is reported.
+// stopAt cancels the run when a number of updates is reported, or when the last image is validated.
 type stopAt struct {
-	update int
-	cancel context.CancelFunc
+	update    int
+	validated bool
+	cancel    context.CancelFunc
 }
 
 func (s stopAt) Emit(e metrics.Event) {
-	if e.Step != nil && e.Step.Update == s.update {
+	atStep := e.Step != nil && e.Step.Update == s.update
+	atEnd := s.validated && e.Progress != nil && e.Progress.Title == "validate" && e.Progress.Done == e.Progress.Total
+	if atStep || atEnd {
 		s.cancel()
 	}
 }
+
+// whileValidating stands for a number of updates: stop when the first validation has seen its last image.
+const whileValidating = -1
 
 // short is a run of two epochs of six updates, with everything that could break its repetition.
 func short(t *testing.T, model string, shards int) job.Spec {
@@ -84,7 +91,7 @@ func train(t *testing.T, s job.Spec, dir string, p [2]*data.Pack, stop int) (Res
 	defer device.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	w, err := New(ctx, Config{Spec: s, Train: p[0], Val: p[1], Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{stop, cancel}})
+	w, err := New(ctx, Config{Spec: s, Train: p[0], Val: p[1], Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{stop, stop == whileValidating, cancel}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +107,7 @@ func TestResumedRunEndsWithTheSameBits(t *testing.T) {
 		shards int
 		stops  []int
 	}{
-		{job.ModelSceneNet, 2, []int{1, 6, 9}},
+		{job.ModelSceneNet, 2, []int{1, 6, 9, whileValidating}},
 		{job.ModelSimpleNet, 1, []int{5}},
 		{job.ModelSimpleViT, 1, []int{7}},
 	} {
@@ -114,6 +121,9 @@ func TestResumedRunEndsWithTheSameBits(t *testing.T) {
 				dir := t.TempDir()
 				if _, err := train(t, s, dir, p, stop); !errors.Is(err, ErrStopped) {
 					t.Fatalf("stopped after update %d: got %v, want ErrStopped", stop, err)
+				}
+				if best, _, err := checkpoint.Best(dir); stop == whileValidating && (err != nil || !strings.HasPrefix(filepath.Base(best), "best-")) {
+					t.Errorf("stopped while validating: the best checkpoint is %q, %v", best, err)
 				}
 				again := s
 				again.Resume = dir
@@ -129,6 +139,24 @@ func TestResumedRunEndsWithTheSameBits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnotherRunsBestIsNotThisOnes(t *testing.T) {
+	trainPack, valPack := packs(t)
+	p := [2]*data.Pack{trainPack, valPack}
+	s := short(t, job.ModelSimpleNet, 1)
+	first, second := t.TempDir(), t.TempDir()
+	if _, err := train(t, s, first, p, 7); !errors.Is(err, ErrStopped) { // after the validation of epoch 1
+		t.Fatal(err)
+	}
+	s.Resume = first
+	got, err := train(t, s, second, p, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.BestEpoch != 2 || filepath.Dir(filepath.Dir(got.Checkpoint)) != second {
+		t.Errorf("best is epoch %d in %s, want the only epoch validated here, 2, in %s", got.BestEpoch, got.Checkpoint, second)
 	}
 }
 

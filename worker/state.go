@@ -89,7 +89,9 @@ func (w *Worker) resume(s *ops.Scope, state *checkpoint.State) error {
 		return fmt.Errorf("resume %s: it is %d updates old, the run has %d; raise --epochs: %w", w.Spec.Resume, w.done, total, job.ErrConfig)
 	}
 	w.validated = meta.Epoch
-	w.best = best{Score: Score{Top1: meta.BestTop1, Top5: meta.BestTop5}, epoch: meta.BestEpoch}
+	if filepath.Clean(w.Spec.Resume) == filepath.Clean(w.Directory) { // another run's best is not in this one's directory
+		w.best = best{Score: Score{Top1: meta.BestTop1, Top5: meta.BestTop5}, epoch: meta.BestEpoch}
+	}
 	return s.Err()
 }
 
@@ -133,9 +135,9 @@ func (w *Worker) optimizerTensors() ([]checkpoint.Tensor, error) {
 }
 
 // snapshot is the run as it stands: to go on from or, without the optimizer, to evaluate with.
-func (w *Worker) snapshot(ctx context.Context) (*checkpoint.State, error) {
+func (w *Worker) snapshot() (*checkpoint.State, error) {
 	state := &checkpoint.State{Meta: w.meta()}
-	err := w.Device.Do(ctx, func(*ops.Scope) error {
+	err := w.Device.Do(context.Background(), func(*ops.Scope) error {
 		var err error
 		if state.Model, err = w.modelTensors(); err != nil {
 			return err
@@ -190,9 +192,10 @@ func (w *Worker) meta() checkpoint.Meta {
 	}
 }
 
-// save writes a checkpoint to go on from and lets `latest` name it; with isBest also one of the validated weights alone.
-func (w *Worker) save(ctx context.Context, isBest bool) error {
-	state, err := w.snapshot(ctx)
+// save does not stop half-way when the run is asked to: what is the best so far and what is on the disk must agree. It
+// writes a checkpoint to go on from and lets `latest` name it; with isBest also one of the validated weights alone.
+func (w *Worker) save(isBest bool) error {
+	state, err := w.snapshot()
 	if err != nil {
 		return err
 	}
