@@ -72,6 +72,9 @@ func resolveRun(flags *jobFlags, dir string) (spec job.Spec, directory string, e
 		return spec, "", err
 	}
 	resume = spec.Resume
+	if resume != "" && !exists(resume) {
+		return spec, "", fmt.Errorf("%w: --resume %s: there is no such run or checkpoint", job.ErrConfig, resume)
+	}
 	var base []job.Layer
 	if path := filepath.Join(resume, jobFile); resume != "" && exists(path) {
 		content, err := readJobFile(path)
@@ -112,7 +115,8 @@ func train(ctx context.Context, e *env, r run) error {
 		return err
 	}
 	defer opened.Close()
-	if r.directory == "" {
+	fresh := r.directory == ""
+	if fresh {
 		if r.directory, err = newRunDirectory(r.runs, r.spec); err != nil {
 			return err
 		}
@@ -123,9 +127,18 @@ func train(ctx context.Context, e *env, r run) error {
 	if err != nil {
 		return err
 	}
-	result, err := trainOn(ctx, e, r, worker.Config{
+	w, err := worker.New(ctx, worker.Config{
 		Spec: r.spec, Train: trainPack, Val: valPack, Directory: r.directory, Device: opened, Group: inproc.New(1)[0], Sink: sink,
 	})
+	if err != nil {
+		err = errors.Join(err, sink.Close())
+		if fresh { // a run that cannot begin leaves nothing
+			err = errors.Join(err, os.RemoveAll(r.directory))
+		}
+		return err
+	}
+	defer w.Close()
+	result, err := trainOn(ctx, e, r, w)
 	if err := errors.Join(err, sink.Close()); err != nil {
 		if errors.Is(err, worker.ErrStopped) {
 			return fmt.Errorf("%w: mp train --resume %s", errDrained, r.directory)
@@ -149,19 +162,14 @@ type trained struct {
 	Directory  string  `json:"directory"`
 }
 
-func trainOn(ctx context.Context, e *env, r run, c worker.Config) (trained, error) {
+func trainOn(ctx context.Context, e *env, r run, w *worker.Worker) (trained, error) {
 	fmt.Fprint(e.human(), r.spec.Table(e.width(e.stdout)))
-	w, err := worker.New(ctx, c)
-	if err != nil {
-		return trained{}, err
-	}
-	defer w.Close()
-	c.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStart, Start: w.Begin(version())})
+	w.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStart, Start: w.Begin(version())})
 	result, err := w.Run(ctx)
 	if err != nil {
 		return trained{}, err
 	}
-	c.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
+	w.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
 		Title: r.spec.Model, BestTop1: result.Best.Top1, BestTop5: result.Best.Top5, BestEpoch: result.BestEpoch, Epochs: result.Epochs,
 		Seconds: result.Took.Seconds(), ImagesPerSecond: result.Rate, Directory: r.directory, Checkpoint: result.Checkpoint, SHA256: result.SHA256,
 		Next: []string{
