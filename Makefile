@@ -42,7 +42,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo test vet lint race fuzz cuda venv env clean
+.PHONY: all libs system demo test vet lint race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -165,6 +165,10 @@ vet: libs
 # The version is pinned here rather than in go.mod, so that nothing that mp is made of depends on it.
 lint: vet
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# Writes the Go files of the protocol; the first run compiles buf, some minutes.
+proto:
+	go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template mppb/buf.gen.yaml --path mppb
 
 env:
 	@echo "export CGO_CFLAGS='$(CGO_CFLAGS)'"

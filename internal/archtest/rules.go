@@ -20,7 +20,7 @@ func rooms() []room {
 		{"job", nil, []string{"github.com/goccy/go-yaml/..."},
 			"a job is only said here, so that whoever plans a run and whoever computes it share it without sharing anything else"},
 		{"worker", []string{"job", "model", "optim", "attack", "explain", "data", "allreduce/...", "checkpoint", "metrics", "mppb", "ops/..."},
-			[]string{torch, "golang.org/x/sync/..."},
+			[]string{torch, "golang.org/x/sync/...", "google.golang.org/grpc/..."},
 			"a worker meets a coordinator in mppb only, and never knows how it was started"},
 		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
 		{"model/modeltest", []string{"model", "ops/...", "internal/shared"}, []string{torch}, "goldens of whole networks, for the tests of models and optimizers"},
@@ -30,11 +30,19 @@ func rooms() []room {
 		{"data", []string{"ops/pixel"}, []string{"golang.org/x/sys/...", "golang.org/x/sync/...", "golang.org/x/image/..."},
 			"data must not need libtorch: decoding and packing work on machines that cannot train"},
 		{"allreduce", nil, nil, "a sum knows nothing of what is summed"},
+		{"allreduce/rpc", []string{"allreduce"}, []string{"google.golang.org/grpc/...", "golang.org/x/sync/..."}, "a mechanism knows its interface and nothing above it; frames are bytes of its own"},
 		{"allreduce/inproc", []string{"allreduce"}, nil, "a mechanism knows its interface and nothing above it"},
 		{"allreduce/allreducetest", []string{"allreduce"}, nil, "the conformance suite knows the interface only, so that it fits every mechanism"},
 		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
 		{"metrics", nil, []string{"github.com/schollz/progressbar/v3", "golang.org/x/term"},
 			"metrics carries what others tell it and decides nothing about a run"},
+		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
+		{"mppb", nil, []string{"google.golang.org/grpc/...", "google.golang.org/protobuf/..."}, "the protocol belongs to nobody"},
+		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},
+			[]string{"github.com/hashicorp/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
+			"a coordinator meets workers in mppb only, and needs no libtorch"},
+		{"coordinator/membership", nil, nil, "who computes what is decided without I/O, so that every decision can be replayed"},
+		{"internal/testcluster", []string{"..."}, []string{"..."}, ""},
 		{"internal/archtest", nil, nil, "the rules stand outside the house"},
 		{"internal/shared", nil, nil, "it finds test material and nothing else"},
 	}
@@ -60,7 +68,7 @@ func outerNames() []string {
 
 // testOnly are packages that no code outside tests may import; they may read the environment.
 func testOnly() []string {
-	return []string{"internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest"}
+	return []string{"internal/testcluster", "internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest"}
 }
 
 // pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.

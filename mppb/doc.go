@@ -1,0 +1,12 @@
+// Package mppb is the protocol: the only types that cross the network. mp.proto says what they mean; `make proto` writes the
+// Go files from it.
+package mppb
+
+// Protocol is the version of the messages' meaning. Peers of another version are refused.
+const Protocol = 1
+
+// PartBytes is the largest data field of a FilePart or StatePart.
+const PartBytes = 1 << 20
+
+// MaxMessageBytes is the largest message that anyone accepts.
+const MaxMessageBytes = 4 << 20
