@@ -397,6 +397,8 @@ func (*FromWorker_Hello) isFromWorker_Message() {}
 
 func (*FromWorker_Status) isFromWorker_Message() {}
 
+// ToWorker with nothing in it is a sign of life: the coordinator sends one whenever it has said nothing for a heartbeat. A
+// mppb.Client looks at the silence and swallows these, so that workers see messages only.
 type ToWorker struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -2763,7 +2765,8 @@ func (x *Event) GetRecoverSeconds() float64 {
 type FileName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"` // inside the run's directory, slashes, no dots
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`      // inside the run's directory, slashes, no dots
+	Offset        uint64                 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"` // GetFile: the first byte wanted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2810,6 +2813,13 @@ func (x *FileName) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *FileName) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
 }
 
 type FileState struct {
@@ -3424,10 +3434,11 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x06update\x18\n" +
 	" \x01(\x04R\x06update\x12%\n" +
 	"\x0edetect_seconds\x18\v \x01(\x01R\rdetectSeconds\x12'\n" +
-	"\x0frecover_seconds\x18\f \x01(\x01R\x0erecoverSeconds\"0\n" +
+	"\x0frecover_seconds\x18\f \x01(\x01R\x0erecoverSeconds\"H\n" +
 	"\bFileName\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\x87\x01\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\"\x87\x01\n" +
 	"\tFileState\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
