@@ -6,6 +6,7 @@ import (
 
 	torch "github.com/wangkuiyi/gotorch"
 
+	"mp/allreduce"
 	"mp/data"
 	"mp/model"
 	"mp/ops"
@@ -74,8 +75,10 @@ func (w *Worker) reduce(ctx context.Context, s *ops.Scope) error {
 	if err := s.Err(); err != nil || w.Group.Size() == 1 {
 		return err
 	}
-	host := ops.Values[float32](s, w.sum.whole)
-	if err := w.Group.AllReduce(ctx, host); err != nil {
+	mine := ops.Values[float32](s, w.sum.whole)
+	host := make([]float32, len(mine))
+	terms := allreduce.Terms{Total: w.Group.Size(), Shards: []int{w.Group.Rank()}, Vectors: [][]float32{mine}}
+	if err := allreduce.SumShards(ctx, w.Group, terms, host); err != nil {
 		return fmt.Errorf("sum gradients: %w", err)
 	}
 	s.CopyInto(w.sum.whole, ops.From(s, host, int64(len(host))))

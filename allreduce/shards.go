@@ -1,0 +1,255 @@
+package allreduce
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"unsafe"
+)
+
+// ErrNotFinite is wrapped by SumShards when a shard has NaN or Inf, or the sum does not fit float32; the group stays whole.
+var ErrNotFinite = errors.New("a value is no finite number")
+
+// NotFiniteError says where the first value was that is no number: the same on every member. It wraps ErrNotFinite.
+type NotFiniteError struct {
+	Rank    int // who brought it; -1: every term is finite, only their sum is not
+	Shard   int // its number, from Terms.Shards
+	Element int // index in the vector
+}
+
+func (e *NotFiniteError) Error() string {
+	if e.Rank < 0 {
+		return fmt.Sprintf("element %d of the sum over shards exceeds float32", e.Element)
+	}
+	return fmt.Sprintf("rank %d's shard %d has a value that is no number (element %d)", e.Rank, e.Shard, e.Element)
+}
+
+func (e *NotFiniteError) Unwrap() error { return ErrNotFinite }
+
+// Block is the number of elements that share an exponent, counted from the beginning of the vector. Whatever must survive
+// a sum exactly starts at a multiple of Block and shares its block with nothing large: integers do, as long as each is
+// below 2^(31-bits.Len(Total)) in magnitude, and so is everything in their block, and their sum is at most 2^24.
+const Block = 256
+
+// MaxShards is the greatest Terms.Total.
+const MaxShards = 1<<16 - 1
+
+// Terms are what one member brings to a sum over the shards of a step.
+type Terms struct {
+	// Total is the number of shards of the whole step, over all members: the same on every member, at most MaxShards.
+	Total int
+	// Shards are the numbers of this member's shards, for errors; none where it has no shards.
+	Shards []int
+	// Vectors are the shards' vectors, as long as out each; SumShards reads them only.
+	Vectors [][]float32
+	// Ready blocks until the elements from lo to the end of all Vectors are final. lo falls from call to call and ends
+	// with 0. It is called from a goroutine of SumShards that ends before SumShards does. Nil: everything is final.
+	Ready func(ctx context.Context, lo int) error
+	// Bucket is the number of elements that are summed in one operation, a multiple of Block and the same on every
+	// member; 0: DefaultBucket.
+	Bucket int
+	// Kernels are the loops over elements; nil functions: plain Go.
+	Kernels Kernels
+}
+
+// DefaultBucket is the number of elements that SumShards sums in one operation unless told otherwise.
+const DefaultBucket = 1 << 20
+
+// SumShards sets out to the sum of the vectors of all shards of all members. All members call it with vectors of one
+// length; each of them gets the same bits, and they depend on the shards alone: not on which member brings which, on how
+// many members there are, or on any order. To that end the blocks of a vector share an exponent, that of the greatest
+// magnitude in any shard, and every shard is rounded on its own to integers of 31-bits.Len(t.Total) bits and a sign:
+// integers add up to the same whatever comes first. The error of a sum is at most half a unit of these for every shard,
+// and its own rounding to float32.
+//
+// It goes through the vector in buckets from its end to its beginning; the Max of one bucket overlaps with the Sum of the
+// one before. out must not overlap any vector. The group's errors are Group's; after a NotFiniteError, which all members
+// return, the group is whole and out undefined. An error of t.Ready leaves the group broken.
+func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
+	if err := t.validate(len(out)); err != nil {
+		return err
+	}
+	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), exponents: make([]byte, blocks(len(out)))}
+	s.Kernels = t.Kernels.WithDefaults()
+	if s.Bucket == 0 {
+		s.Bucket = DefaultBucket
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	scaled := make(chan int, 1) // buckets whose exponents are known
+	agreed := make(chan error, 1)
+	go func() {
+		defer close(scaled)
+		agreed <- s.agree(ctx, scaled)
+	}()
+	err := s.sum(ctx, scaled)
+	if err != nil {
+		cancel() // ends a Ready that waits
+	}
+	for range scaled { // it ends when agree does
+	}
+	if failed := <-agreed; failed != nil && (err == nil || errors.Is(err, ErrBroken)) && !errors.Is(failed, context.Canceled) {
+		err = failed
+	}
+	if err != nil {
+		g.Close()
+		return err
+	}
+	return s.finite(ctx)
+}
+
+// validate checks t against the length of the result.
+func (t Terms) validate(length int) error {
+	switch {
+	case t.Total < 1 || t.Total > MaxShards:
+		return fmt.Errorf("sum %d shards: want 1 to %d", t.Total, MaxShards)
+	case len(t.Vectors) > t.Total || len(t.Vectors) != len(t.Shards):
+		return fmt.Errorf("sum %d vectors named by %d numbers in a step of %d shards", len(t.Vectors), len(t.Shards), t.Total)
+	case t.Bucket < 0 || t.Bucket%Block != 0:
+		return fmt.Errorf("sum in buckets of %d elements: want a multiple of %d", t.Bucket, Block)
+	}
+	for i, v := range t.Vectors {
+		if len(v) != length {
+			return fmt.Errorf("shard %d has %d elements, the result %d: %w", t.Shards[i], len(v), length, ErrLength)
+		}
+	}
+	return nil
+}
+
+// blocks is the number of blocks that n elements fill, the last perhaps in part.
+func blocks(n int) int { return (n + Block - 1) / Block }
+
+// shardSum is one SumShards under way.
+type shardSum struct {
+	Terms
+	group     Group
+	out       []float32
+	bits      int    // magnitude of a shard's integers
+	exponents []byte // one a block of out
+	bad       bool   // some block is not finite
+}
+
+// agree finds the exponents of all buckets, the last bucket first, and sends where each bucket begins.
+func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
+	for hi := len(s.out); hi > 0; {
+		lo := (hi - 1) / s.Bucket * s.Bucket
+		if s.Ready != nil {
+			if err := s.Ready(ctx, lo); err != nil {
+				return fmt.Errorf("wait for elements %d to %d: %w", lo, hi, err)
+			}
+		}
+		e := s.exponents[lo/Block : blocks(hi)]
+		for _, v := range s.Vectors {
+			s.Kernels.Exponents(e, v[lo:hi])
+		}
+		if err := s.group.Max(ctx, e); err != nil {
+			return err
+		}
+		select {
+		case scaled <- lo:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		hi = lo
+	}
+	return nil
+}
+
+// sum adds up each bucket as its exponents become known. The integers lie in out's own memory.
+func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
+	hi := len(s.out)
+	for lo := range scaled {
+		e, out := s.exponents[lo/Block:blocks(hi)], s.out[lo:hi]
+		if slices.Contains(e, notFinite) {
+			s.bad = true
+			hi = lo
+			continue
+		}
+		q := integers(out)
+		if len(s.Vectors) == 0 {
+			clear(q)
+		}
+		for i, v := range s.Vectors {
+			s.Kernels.Quantize(q, v[lo:hi], e, s.bits, i > 0)
+		}
+		if err := s.group.Sum(ctx, q); err != nil {
+			return err
+		}
+		s.Kernels.Dequantize(out, q, e, s.bits)
+		hi = lo
+	}
+	return nil
+}
+
+// integers is x's memory as integers.
+func integers(x []float32) []int32 {
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
+// finite returns an error, the same on all members, if a term or the sum is no finite number.
+func (s *shardSum) finite(ctx context.Context) error {
+	if !s.bad {
+		return s.overflow()
+	}
+	found := where{element: math.MaxUint64}
+	for i, v := range s.Vectors {
+		for j, x := range v {
+			if uint64(j) >= found.element {
+				break
+			}
+			if math.Float32bits(x)>>23&notFinite == notFinite {
+				found = where{element: uint64(j), shard: uint64(s.Shards[i])}
+			}
+		}
+	}
+	all, err := s.group.Exchange(ctx, found.bytes())
+	if err != nil {
+		return err
+	}
+	first, rank := where{element: math.MaxUint64}, 0
+	for r, m := range all {
+		w, ok := parseWhere(m)
+		if !ok {
+			s.group.Close()
+			return fmt.Errorf("%w: %w", ErrBroken, &PeerError{Rank: r, Kind: KindProtocol, Err: errors.New("a report of a value that is no number has the wrong length")})
+		}
+		if w.element < first.element || w.element == first.element && w.shard < first.shard {
+			first, rank = w, r
+		}
+	}
+	return &NotFiniteError{Rank: rank, Shard: int(first.shard), Element: int(first.element)}
+}
+
+// overflow looks for sums above float32's range, where the exponents leave room for them.
+func (s *shardSum) overflow() error {
+	for b, e := range s.exponents {
+		if int(e)+bits.Len(uint(s.Total)) < notFinite {
+			continue
+		}
+		lo := b * Block
+		for i, x := range s.out[lo:min(lo+Block, len(s.out))] {
+			if math.IsInf(float64(x), 0) {
+				return &NotFiniteError{Rank: -1, Element: lo + i}
+			}
+		}
+	}
+	return nil
+}
+
+// where is a place of a value that is no number; the greatest element stands for none.
+type where struct{ element, shard uint64 }
+
+func (w where) bytes() []byte {
+	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, w.element), w.shard)
+}
+
+func parseWhere(b []byte) (where, bool) {
+	if len(b) != 16 {
+		return where{}, false
+	}
+	return where{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])}, true
+}
