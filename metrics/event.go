@@ -21,6 +21,11 @@ const (
 	KindStory      Kind = "story"      // something a person should know
 	KindSummary    Kind = "summary"    // the run has ended
 	KindProgress   Kind = "progress"   // work goes on; shown, never kept
+	KindWorker     Kind = "worker"     // how one worker of a view is doing
+	KindView       Kind = "view"       // a view replaced another, or completed its first step after a fault
+	KindFault      Kind = "fault"      // something broke, or is about to
+	KindLeader     Kind = "leader"     // another coordinator leads
+	KindGoodput    Kind = "goodput"    // what faults have cost so far
 )
 
 // Event is one thing that happened. Exactly the payload that Kind names is set. Its JSON is a file format: names and
@@ -29,6 +34,8 @@ type Event struct {
 	Time time.Time `json:"time"`
 	Kind Kind      `json:"kind"`
 
+	Origin *Origin `json:"origin,omitempty"`
+
 	Start      *Start      `json:"start,omitempty"`
 	Step       *Step       `json:"step,omitempty"`
 	Epoch      *Epoch      `json:"epoch,omitempty"`
@@ -36,6 +43,20 @@ type Event struct {
 	Story      *Story      `json:"story,omitempty"`
 	Summary    *Summary    `json:"summary,omitempty"`
 	Progress   *Progressed `json:"progress,omitempty"`
+
+	Worker  *Worker        `json:"worker,omitempty"`
+	View    *View          `json:"view,omitempty"`
+	Fault   *Fault         `json:"fault,omitempty"`
+	Leader  *Leader        `json:"leader,omitempty"`
+	Goodput *GoodputReport `json:"goodput,omitempty"`
+}
+
+// Origin says where a recorder read an event, so that a sink that keeps events keeps each once. Whoever emits an event
+// leaves it nil.
+type Origin struct {
+	Worker   string    `json:"worker"`   // who emitted it
+	Stream   time.Time `json:"stream"`   // when the stream was made: a new stream counts from 1 again
+	Sequence uint64    `json:"sequence"` // in the stream
 }
 
 // Start opens a run, or opens it again after a stop.

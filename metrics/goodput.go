@@ -1,0 +1,134 @@
+package metrics
+
+import (
+	"slices"
+	"time"
+)
+
+// Goodput measures how much of its time a run spends on work that counts: the time that the committed steps would have
+// taken undisturbed, divided by the time that passed.
+//
+//   - The time that passed runs from the first call of Step to the Report, less what Planned takes out.
+//   - Committed steps are the updates gained since the first Step: an update that is done again after a roll-back counts
+//     once, and counts as lost until it is done again.
+//   - An undisturbed step's time is the median of the time between Steps, per update, over those that no fault disturbed,
+//     of the newest 4,096. A fault disturbs the Step that follows it and the settle updates after that. Only Steps made by
+//     as many workers as the run has ever had count: speed lost with a worker that stays away is a cost of the fault.
+//
+// It reads no clock: the caller gives the time. It is not safe for concurrent use.
+type Goodput struct {
+	steps, detect, recover sample
+
+	first, last  time.Time
+	begin        int // updates done at first
+	done         int // updates done at last
+	workers      int  // the most seen
+	outgrown     bool // steps were measured with fewer
+	faults       int
+	disturbed    bool // since the last Step
+	settling     int  // updates still to pass
+	planned      time.Duration
+	sincePlanned time.Duration // planned since the last Step
+}
+
+// settle is the number of updates after a fault that are not measured: caches are cold and shards are dealt anew.
+const settle = 3
+
+// Step notes that update updates are committed at the given time, by so many workers. Several updates may have been
+// committed since the last call.
+func (g *Goodput) Step(update, workers int, now time.Time) {
+	if g.first.IsZero() {
+		g.first, g.last, g.begin, g.done, g.workers = now, now, update, update, workers
+		return
+	}
+	if workers > g.workers { // what was measured with fewer stands until there is better
+		g.workers, g.outgrown, g.disturbed = workers, true, true
+	}
+	gained := update - g.done
+	took := now.Sub(g.last) - g.sincePlanned
+	switch {
+	case gained == 0:
+		return
+	case gained < 0 || g.disturbed:
+		g.settling, g.disturbed = settle, false
+	case g.settling > 0:
+		g.settling -= gained
+	case workers == g.workers:
+		if g.outgrown {
+			g.steps, g.outgrown = sample{}, false
+		}
+		g.steps.add(took.Seconds() / float64(gained))
+	}
+	g.last, g.done, g.sincePlanned = now, update, 0
+}
+
+// Fault notes a fault that was noticed detect after its cause; 0 when that is not known.
+func (g *Goodput) Fault(detect time.Duration) {
+	g.faults++
+	g.disturbed = true
+	if detect > 0 {
+		g.detect.add(detect.Seconds())
+	}
+}
+
+// Recovered notes that the next update was committed so long after a fault was noticed.
+func (g *Goodput) Recovered(after time.Duration) { g.recover.add(after.Seconds()) }
+
+// Disturb notes a change that is no fault, such as a worker that joins: the next steps are not measured.
+func (g *Goodput) Disturb() { g.disturbed = true }
+
+// Planned takes a span that has just passed out of the time: validation, or a pause that a person asked for.
+func (g *Goodput) Planned(d time.Duration) {
+	if g.first.IsZero() {
+		return
+	}
+	g.planned += d
+	g.sincePlanned += d
+}
+
+// Report is the state at the given time.
+func (g *Goodput) Report(now time.Time) GoodputReport {
+	r := GoodputReport{
+		CommittedSteps: max(g.done-g.begin, 0), StepSeconds: g.steps.quantile(0.5), Faults: g.faults,
+		DetectMedian: g.detect.quantile(0.5), DetectP99: g.detect.quantile(0.99),
+		RecoverMedian: g.recover.quantile(0.5), RecoverP99: g.recover.quantile(0.99),
+	}
+	if g.first.IsZero() {
+		return r
+	}
+	r.WallSeconds = max((now.Sub(g.first) - g.planned).Seconds(), 0)
+	r.UsefulSeconds = float64(r.CommittedSteps) * r.StepSeconds
+	if r.WallSeconds > 0 {
+		r.Share = min(r.UsefulSeconds/r.WallSeconds, 1)
+	}
+	return r
+}
+
+// sampleSize bounds a sample.
+const sampleSize = 4096
+
+// sample is the newest values of something.
+type sample struct {
+	values []float64
+	next   int
+}
+
+func (s *sample) add(v float64) {
+	if len(s.values) < sampleSize {
+		s.values = append(s.values, v)
+		return
+	}
+	s.values[s.next] = v
+	s.next = (s.next + 1) % sampleSize
+}
+
+// quantile is the smallest value that at least the share q of all values do not exceed; 0 without values.
+func (s *sample) quantile(q float64) float64 {
+	n := len(s.values)
+	if n == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s.values))
+	rank := int(q*float64(n)+0.999999) - 1
+	return sorted[min(max(rank, 0), n-1)]
+}
