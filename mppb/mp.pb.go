@@ -929,12 +929,15 @@ type View struct {
 	Reason           string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`         // why it replaced the one before
 	Spec             []byte                 `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`             // JSON of job.Spec
 	Directory        string                 `protobuf:"bytes,6,opt,name=directory,proto3" json:"directory,omitempty"`   // name of the run's directory
-	Committed        uint64                 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`  // updates known to be done when the view was made
+	Committed        uint64                 `protobuf:"varint,7,opt,name=committed,proto3" json:"committed,omitempty"`  // updates known to be done when the view was made; a state older than that counts as none
 	Checkpoint       string                 `protobuf:"bytes,8,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // name of the newest whole checkpoint; empty: none
 	CheckpointUpdate uint64                 `protobuf:"varint,9,opt,name=checkpoint_update,json=checkpointUpdate,proto3" json:"checkpoint_update,omitempty"`
 	FaultMs          uint32                 `protobuf:"varint,10,opt,name=fault_ms,json=faultMs,proto3" json:"fault_ms,omitempty"` // time since the fault that this view answers was noticed; 0: none
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The job is being drained: do no more steps; rank 0 saves the newest state as update-%08d and brings it to the coordinators
+	// (unless checkpoint_update says that they have it), then all wait for the next view.
+	Save          bool `protobuf:"varint,11,opt,name=save,proto3" json:"save,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *View) Reset() {
@@ -1035,6 +1038,13 @@ func (x *View) GetFaultMs() uint32 {
 		return x.FaultMs
 	}
 	return 0
+}
+
+func (x *View) GetSave() bool {
+	if x != nil {
+		return x.Save
+	}
+	return false
 }
 
 type Member struct {
@@ -3240,7 +3250,7 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\aDRAINED\x10\x03\x12\f\n" +
 	"\bFINISHED\x10\x04\"\x1f\n" +
 	"\x05Drain\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xa9\x02\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"\xbd\x02\n" +
 	"\x04View\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12'\n" +
@@ -3254,7 +3264,8 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"checkpoint\x12+\n" +
 	"\x11checkpoint_update\x18\t \x01(\x04R\x10checkpointUpdate\x12\x19\n" +
 	"\bfault_ms\x18\n" +
-	" \x01(\rR\afaultMs\"\xc0\x01\n" +
+	" \x01(\rR\afaultMs\x12\x12\n" +
+	"\x04save\x18\v \x01(\bR\x04save\"\xc0\x01\n" +
 	"\x06Member\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\x04R\x06worker\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

@@ -42,6 +42,7 @@ func rooms() []room {
 			[]string{"github.com/hashicorp/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
 			"a coordinator meets workers in mppb only, and needs no libtorch"},
 		{"coordinator/membership", nil, nil, "who computes what is decided without I/O, so that every decision can be replayed"},
+		{"coordinator/membership/sim", []string{"coordinator/membership"}, nil, "a simulation has its own clock, network and workers: the same seed gives the same story on any machine"},
 		{"internal/testcluster", []string{"..."}, []string{"..."}, ""},
 		{"internal/archtest", nil, nil, "the rules stand outside the house"},
 		{"internal/shared", nil, nil, "it finds test material and nothing else"},
@@ -84,6 +85,7 @@ func pure() map[string][]string {
 		"data/augmentmodern.go":   world,
 		"data/augmentcolour.go":   world,
 		"data/augmentgeometry.go": world,
+		"coordinator/membership":  {"os", "os/exec", "net", "net/http", "syscall", "io/ioutil", "path/filepath", "crypto/rand", "math/rand", "math/rand/v2", "log", "log/slog", "sync"},
 		"job":                     {"os", "os/exec", "net", "net/http", "syscall", "io/ioutil", "path/filepath"},
 	}
 }

@@ -1,0 +1,148 @@
+package membership
+
+import "encoding/json"
+
+// State is what the coordinators replicate. Apply changes it and nothing else may; it is encoded as JSON for snapshots, and
+// decoding gives the same State again. Not safe for concurrent use: the owner locks it, or reads it between two Applies.
+type State struct {
+	Index       uint64    `json:"index"`   // of the raft entry applied last
+	Workers     []*Worker `json:"workers"` // who is in, by ID
+	View        View      `json:"view"`
+	Jobs        []*Job    `json:"jobs"` // in order of submission; of those that ended, the newest 100
+	JobCount    uint64    `json:"jobCount"`
+	Events      []Event   `json:"events"`   // the newest 10,000
+	Sequence    uint64    `json:"sequence"` // of the newest event
+	Quarantines []*Record `json:"quarantines"`
+	// First is what broke the view in force, if anything did: by the log's order the first cause.
+	First *Cut `json:"first,omitempty"`
+}
+
+// Worker is somebody who is in.
+type Worker struct {
+	ID     uint64 `json:"id"` // the index of its Join, never used twice
+	Hello  Hello  `json:"hello"`
+	Joined int64  `json:"joined"` // Unix nanoseconds
+}
+
+// View is who computes what; the zero value is the one before the first. See mppb.View.
+type View struct {
+	Number  uint64   `json:"number"`
+	Job     string   `json:"job,omitempty"`
+	Members []Member `json:"members,omitempty"` // in rank order
+	Reason  string   `json:"reason,omitempty"`
+	Advice  string   `json:"advice,omitempty"`
+	FaultMs uint32   `json:"faultMs,omitempty"`
+	Fault   bool     `json:"fault,omitempty"`
+	Waiting string   `json:"waiting,omitempty"` // see SetView
+	// Save: do no more steps; rank 0 saves the newest state and brings it to the coordinators, then all wait.
+	Save bool `json:"save,omitempty"`
+	// Committed, Checkpoint and CheckpointUpdate are as they were when the view was made. A state older than Committed is none.
+	Committed        uint64 `json:"committed,omitempty"`
+	Checkpoint       string `json:"checkpoint,omitempty"`
+	CheckpointUpdate uint64 `json:"checkpointUpdate,omitempty"`
+}
+
+// JobState is where a job stands.
+type JobState string
+
+// The states, as in mppb.Job.
+const (
+	JobQueued    JobState = "queued"
+	JobRunning   JobState = "running"
+	JobPaused    JobState = "paused"
+	JobDraining  JobState = "draining"
+	JobDone      JobState = "done"
+	JobFailed    JobState = "failed"
+	JobCancelled JobState = "cancelled"
+)
+
+// Ended says whether nothing can happen to the job any more.
+func (s JobState) Ended() bool { return s == JobDone || s == JobFailed || s == JobCancelled }
+
+// Job is a specification on its way.
+type Job struct {
+	ID         string          `json:"id"` // "job-1", "job-2", ...
+	State      JobState        `json:"state"`
+	Parked     bool            `json:"parked,omitempty"` // paused without a place: another job may run
+	Spec       json.RawMessage `json:"spec"`
+	Directory  string          `json:"directory"`
+	Data       Dataset         `json:"data"`
+	Version    string          `json:"version,omitempty"` // of its workers
+	MinWorkers uint32          `json:"minWorkers,omitempty"`
+	Plan       Plan            `json:"plan"`
+
+	Update          uint64  `json:"update"` // updates known to be done
+	EpochsDone      uint32  `json:"epochsDone"`
+	ImagesPerSecond float64 `json:"imagesPerSecond,omitempty"`
+
+	Submitted int64    `json:"submitted"` // Unix nanoseconds
+	Started   int64    `json:"started,omitempty"`
+	Ended     int64    `json:"ended,omitempty"`
+	Reason    string   `json:"reason"` // of its state
+	Outcome   *Outcome `json:"outcome,omitempty"`
+
+	Checkpoints []Saved     `json:"checkpoints,omitempty"` // by update, then name
+	Files       []FileState `json:"files,omitempty"`       // by path
+	Book        Book        `json:"book"`
+}
+
+// Saved is a checkpoint that is whole.
+type Saved struct {
+	Name   string   `json:"name"`
+	Update uint64   `json:"update"`
+	Time   int64    `json:"time"`
+	Best   bool     `json:"best,omitempty"`
+	Files  []string `json:"files"`
+}
+
+// Plan is what membership reads of a specification.
+type Plan struct {
+	Shards uint32 `json:"shards"`
+	Batch  uint32 `json:"batch"`
+	Epochs uint32 `json:"epochs"`
+	Keep   uint32 `json:"keep"` // checkpoints
+}
+
+// Record is what is known of a device that failed again and again.
+type Record struct {
+	Machine string `json:"machine"`
+	Device  string `json:"device"`
+	Level   uint32 `json:"level"` // how often it was quarantined
+	Active  bool   `json:"active"`
+	Until   int64  `json:"until,omitempty"` // Unix nanoseconds, for people
+	Reason  string `json:"reason"`
+}
+
+// Cut is the first cause that broke a view.
+type Cut struct {
+	Worker uint64 `json:"worker"`
+	Text   string `json:"text"`
+}
+
+// New returns the state of a cluster in which nothing has happened.
+func New() *State { return &State{} }
+
+// Apply executes one entry of the log. It is deterministic and total: a command that cannot be executed is a Result.Err and
+// changes nothing but Index. Entries at or below Index are ignored. It keeps what c points to, which must not change any more.
+func (s *State) Apply(index uint64, c Command) Result { return Result{} }
+
+// Worker returns who has the ID, or nil.
+func (s *State) Worker(id uint64) *Worker { return nil }
+
+// Name is how people know a worker that is in: "worker 3 (host b, cuda:0)".
+func (s *State) Name(id uint64) string { return "" }
+
+// Job returns the job with the ID, or nil.
+func (s *State) Job(id string) *Job { return nil }
+
+// Running returns the job whose place it is, running, paused or draining, or nil.
+func (s *State) Running() *Job { return nil }
+
+// Updates is the number of updates of the whole job; 0 before its images are known.
+func (j *Job) Updates() uint64 { return 0 }
+
+// Newest returns the newest whole checkpoint, or nil.
+func (j *Job) Newest() *Saved { return nil }
+
+// Ledger returns the proof of every epoch of which something is known, in order.
+func (j *Job) Ledger() []Ledger { return nil }
