@@ -1,0 +1,163 @@
+package coordinator
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// logs is what raft keeps on disk, except snapshots.
+type logs interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
+// openLogs opens or makes the log in dir. A second process that holds it is an error within a second.
+func openLogs(dir string) (logs, error) {
+	path := filepath.Join(dir, "raft.db")
+	s, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType}, MsgpackUseNewTimeFormat: true})
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return nil, fmt.Errorf("%w: %s is in use: another coordinator runs with this data directory", ErrConfig, path)
+	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+		return nil, fmt.Errorf("%w: %s is damaged or not a raft log (%v): move the directory away; this node then copies everything from the others, or starts anew if it is alone", ErrConfig, path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open raft's log %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// patientLogs tells a person when the log cannot be written, and waits where raft would end the process.
+//
+// When entries cannot be stored, raft steps down or refuses what the leader sends, and tries again when there is a reason to:
+// that is right. When the current term cannot be stored it panics: here it waits instead. A node that waits neither votes
+// nor leads, so the others choose one whose disk works.
+type patientLogs struct {
+	logs
+	dir    string
+	log    *slog.Logger
+	retry  time.Duration
+	closed chan struct{}
+	once   sync.Once
+
+	mu      sync.Mutex
+	failing time.Time // since when; zero: it works
+	why     string
+	last    string // the last trouble that is over, not yet told to the cluster
+}
+
+func newPatientLogs(inner logs, cfg Config) *patientLogs {
+	return &patientLogs{logs: inner, dir: cfg.DataDir, log: cfg.logger(), retry: cfg.FailAfter / 4, closed: make(chan struct{})}
+}
+
+// stop ends every wait. Raft must be told to shut down first.
+func (p *patientLogs) stop() { p.once.Do(func() { close(p.closed) }) }
+
+func (p *patientLogs) StoreLog(l *raft.Log) error      { return p.StoreLogs([]*raft.Log{l}) }
+func (p *patientLogs) StoreLogs(all []*raft.Log) error { return p.note(p.logs.StoreLogs(all)) }
+
+func (p *patientLogs) DeleteRange(from, to uint64) error {
+	return p.note(p.logs.DeleteRange(from, to))
+}
+
+// Set stores votes: a vote that is not stored is not given.
+func (p *patientLogs) Set(key, value []byte) error { return p.note(p.logs.Set(key, value)) }
+
+// currentTerm is raft's key of the one number that it must be able to store.
+const currentTerm = "CurrentTerm"
+
+func (p *patientLogs) SetUint64(key []byte, value uint64) error {
+	for {
+		err := p.note(p.logs.SetUint64(key, value))
+		if err == nil || !bytes.Equal(key, []byte(currentTerm)) {
+			return err
+		}
+		select {
+		case <-time.After(p.retry):
+		case <-p.closed:
+			// The node ends and will never act in this term: votes are stored with their own term, and entries were not stored.
+			return nil
+		}
+	}
+}
+
+// note tells the log when writing begins to fail and when it works again, and hands the error on.
+func (p *patientLogs) note(err error) error {
+	p.mu.Lock()
+	since, why := p.failing, p.why
+	switch {
+	case err != nil && since.IsZero():
+		p.failing, p.why = time.Now(), diskError(err)
+	case err == nil && !since.IsZero():
+		p.failing = time.Time{}
+		p.last = fmt.Sprintf("could not write its log for %s: %s", time.Since(since).Round(time.Millisecond), why)
+	}
+	p.mu.Unlock()
+	switch {
+	case err != nil && since.IsZero():
+		p.log.Error("cannot write the raft log: this node does not lead until it can; workers go on stepping meanwhile",
+			"directory", p.dir, "error", diskError(err), "advice", diskAdvice(err, p.dir))
+	case err == nil && !since.IsZero():
+		p.log.Info("the raft log can be written again", "directory", p.dir, "after", time.Since(since).Round(time.Millisecond))
+	}
+	return err
+}
+
+// trouble returns why the log cannot be written now; empty: it can.
+func (p *patientLogs) trouble() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failing.IsZero() {
+		return ""
+	}
+	return p.why
+}
+
+// past returns, once, a trouble that is over.
+func (p *patientLogs) past() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.last
+	p.last = ""
+	return last
+}
+
+// diskError is the shortest text that says what a disk did.
+func diskError(err error) string {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number.Error()
+	}
+	return err.Error()
+}
+
+func diskAdvice(err error, dir string) string {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return "free space under " + dir
+	}
+	return "look at the disk under " + dir
+}
+
+// makeDir makes a directory that must be writable.
+func makeDir(dir, what string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("%w: make the %s: %v", ErrConfig, what, err)
+	}
+	f, err := os.CreateTemp(dir, ".writable-")
+	if err != nil {
+		return fmt.Errorf("%w: the %s %s cannot be written: %v", ErrConfig, what, dir, err)
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
