@@ -6,12 +6,15 @@ import (
 	"fmt"
 
 	"mp/checkpoint"
+	"mp/coordinator"
 	"mp/data"
 	"mp/job"
+	"mp/metrics/nats"
 	"mp/model"
 	"mp/ops"
 	"mp/ops/pixel"
 	"mp/optim"
+	"mp/worker"
 )
 
 // Exit codes; scripts and Kubernetes decide by them whether to start the process again.
@@ -36,7 +39,8 @@ func (u usageError) Unwrap() error { return u.err }
 
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
-	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData}
+	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
+		errCluster, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

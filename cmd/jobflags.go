@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,19 +65,43 @@ func addJobFlags(c *cobra.Command) (*jobFlags, error) {
 // resolve returns the run that the flags, the job file and, below both, base describe; data is the argument DATA, or
 // empty when the job file names it. The run is valid.
 func (j *jobFlags) resolve(data string, base ...job.Layer) (job.Spec, error) {
-	layers := base
-	if j.file != "" {
-		content, err := readJobFile(j.file)
-		if err != nil {
-			return job.Spec{}, err
-		}
-		layers = append(layers, job.File(j.file, content))
+	layers, err := j.layers(data, base)
+	if err != nil {
+		return job.Spec{}, err
 	}
-	s, err := job.Resolve(append(layers, j.flags(data))...)
+	s, err := job.Resolve(layers...)
 	if err != nil {
 		return job.Spec{}, err
 	}
 	return s, s.Validate()
+}
+
+// layers are what resolve lays over the recipe's defaults.
+func (j *jobFlags) layers(data string, base []job.Layer) ([]job.Layer, error) {
+	layers := slices.Clone(base)
+	if j.file != "" {
+		content, err := readJobFile(j.file)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, job.File(j.file, content))
+	}
+	return append(layers, j.flags(data)), nil
+}
+
+// givesShards says whether anything above the recipe's defaults names the number of shards.
+func (j *jobFlags) givesShards(base ...job.Layer) (bool, error) {
+	layers, err := j.layers("", base)
+	if err != nil {
+		return false, err
+	}
+	var said job.Spec
+	for _, lay := range layers {
+		if err := lay(&said); err != nil {
+			return false, err
+		}
+	}
+	return said.Shards != 0, nil
 }
 
 // flags is the layer of what the command line and the environment say.

@@ -46,6 +46,7 @@ type verb struct {
 // Purposes by which the help groups the verbs, in the order shown.
 const (
 	groupRun     = "run"
+	groupCluster = "cluster"
 	groupFiles   = "files"
 	groupMeasure = "measure"
 	groupHelp    = "help"
@@ -54,10 +55,13 @@ const (
 // verbs lists every verb, in the order shown by the help.
 func verbs() []verb {
 	return []verb{
-		{groupFiles, newDataCommand},
 		{groupRun, newTrainCommand},
 		{groupRun, newEvaluateCommand},
 		{groupRun, newPredictCommand},
+		{groupCluster, newCoordinatorCommand},
+		{groupCluster, newWorkerCommand},
+		{groupCluster, newSubmitCommand},
+		{groupCluster, newJobsCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
@@ -93,6 +97,7 @@ func newRoot(e *env) (root *cobra.Command, started *bool) {
 
 	for _, g := range []cobra.Group{
 		{ID: groupRun, Title: "Train and use a model:"},
+		{ID: groupCluster, Title: "Several machines:"},
 		{ID: groupFiles, Title: "Data and checkpoints:"},
 		{ID: groupMeasure, Title: "Measure and check:"},
 		{ID: groupHelp, Title: "Help:"},

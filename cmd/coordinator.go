@@ -1,0 +1,125 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mp/coordinator"
+	"mp/job"
+	"mp/mppb"
+)
+
+// coordinatorOptions is what `mp coordinator` is asked for.
+type coordinatorOptions struct {
+	config    coordinator.Config
+	dataDir   string
+	peers     string
+	nats      string
+	natsCreds string
+}
+
+// newCoordinatorCommand returns `mp coordinator`.
+func newCoordinatorCommand(e *env) *cobra.Command {
+	o := coordinatorOptions{config: coordinator.DefaultConfig()}
+	c := &cobra.Command{
+		Use:   "coordinator",
+		Short: "Say who computes what in a cluster, and keep what must not be lost",
+		Long: "Lead a cluster, alone or as one of three or five. Workers join with `mp worker`, jobs come with `mp submit`. Of three\n" +
+			"coordinators one may die and of five two; workers go on computing meanwhile. SIGTERM hands the lead over.",
+		Example: "  mp coordinator\n  mp coordinator --id a --listen 10.0.0.1:7070 --peers a=10.0.0.1:7070,b=10.0.0.2:7070,c=10.0.0.3:7070",
+		Args:    cobra.NoArgs,
+	}
+	f, d := c.Flags(), o.config
+	f.SortFlags = false
+	f.StringVar(&o.config.ID, "id", "", "this node's name in the cluster; with --peers one of theirs; empty: "+d.ID+", or the one of --peers that has --listen's address")
+	f.StringVar(&o.config.Listen, "listen", d.Listen, "HOST:PORT for workers, clients and other coordinators")
+	f.StringVar(&o.config.Advertise, "advertise", "", "HOST:PORT under which others reach --listen, where that is another one")
+	f.StringVar(&o.peers, "peers", "", "all coordinators, this one included: ID=HOST:PORT with commas between; empty: this one alone")
+	f.StringVar(&o.dataDir, "data-dir", d.DataDir, "folder of the raft log and of NATS; what it holds survives every restart")
+	f.StringVar(&o.config.RunsDir, "runs", d.RunsDir, "folder for the directories of runs")
+	f.StringVar(&o.nats, "nats", natsEmbedded, "where metrics go: embedded, none, or the URL of a NATS server")
+	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server given by URL")
+	f.IntVar(&o.config.MinWorkers, "min-workers", d.MinWorkers, "workers below which a job waits")
+	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see `mp doctor`")
+	f.StringVar(&o.config.Token, "token", "", "secret that workers and clients must know; empty: none")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := o.complete(); err != nil {
+			return err
+		}
+		return runCoordinator(c.Context(), e, o)
+	}
+	return c
+}
+
+// complete reads --peers and finds out which of them this node is.
+func (o *coordinatorOptions) complete() error {
+	peers, err := parsePeers(o.peers)
+	if err != nil {
+		return err
+	}
+	o.config.Peers, o.config.DataDir = peers, filepath.Join(o.dataDir, "raft")
+	if o.config.ID != "" {
+		return nil
+	}
+	if len(peers) == 0 {
+		o.config.ID = coordinator.DefaultConfig().ID
+		return nil
+	}
+	for _, p := range peers {
+		if p.Address == o.config.Listen || p.Address == o.config.Advertise {
+			o.config.ID = p.ID
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: none of --peers has the address %s: give --id", job.ErrConfig, o.config.Listen)
+}
+
+// parsePeers reads ID=HOST:PORT with commas between.
+func parsePeers(list string) ([]coordinator.Peer, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var peers []coordinator.Peer
+	for word := range strings.SplitSeq(list, ",") {
+		id, address, ok := strings.Cut(strings.TrimSpace(word), "=")
+		if _, _, err := net.SplitHostPort(address); !ok || id == "" || err != nil {
+			return nil, fmt.Errorf("%w: --peers %q: want ID=HOST:PORT, with commas between several", job.ErrConfig, word)
+		}
+		peers = append(peers, coordinator.Peer{ID: id, Address: address})
+	}
+	return peers, nil
+}
+
+// serving is what `mp coordinator --json` prints once it listens.
+type serving struct {
+	ID      string `json:"id"`
+	Address string `json:"address"`
+	NATS    string `json:"nats"` // empty: none
+}
+
+// runCoordinator serves until ctx ends.
+func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
+	o.config.Version = version()
+	log := e.logger()
+	return withHub(ctx, hubConfig{
+		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, "nats"), log: log,
+		story: func(event *mppb.Event) { fmt.Fprintln(e.human(), eventLine(newEventInfo(event))) },
+	}, func(ctx context.Context, h *hub) error {
+		if e.json {
+			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL}); err != nil {
+				return err
+			}
+		} else {
+			fmt.Fprintf(e.human(), "%s  %s listens on %s; runs go to %s\n%10sworkers: mp worker --coordinator %s --data DIR; jobs: mp submit --coordinator %s\n",
+				time.Now().Format(time.TimeOnly), o.config.ID, h.coordinator.Address(), o.config.RunsDir, "", h.coordinator.Address(), h.coordinator.Address())
+		}
+		<-ctx.Done()
+		return nil
+	})
+}

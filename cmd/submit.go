@@ -1,0 +1,140 @@
+package cmd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"mp/data"
+	"mp/job"
+	"mp/mppb"
+)
+
+// imagesOfTheCluster stands for DATA in the specification of a job that takes the images that the workers have.
+const imagesOfTheCluster = "(the workers')"
+
+// submitOptions is what `mp submit` is asked for beside the job itself.
+type submitOptions struct {
+	cluster    clusterFlags
+	minWorkers int
+}
+
+// newSubmitCommand returns `mp submit`.
+func newSubmitCommand(e *env) *cobra.Command {
+	var o submitOptions
+	c := &cobra.Command{
+		Use:   "submit [DATA]",
+		Short: "Hand a training job to a cluster",
+		Long: "Hand a training job to a cluster; jobs wait for each other. With DATA, the job is for workers that have the same images;\n" +
+			"without, for those that the cluster's workers have. Paths given with --init and --resume must be readable by every worker.",
+		Example: "  mp submit miniplaces --model scenenet --coordinator 10.0.0.1:7070\n  mp jobs",
+		Args:    atMostOneArg("DATA"),
+	}
+	flags, err := addJobFlags(c)
+	if err != nil {
+		panic(err) // the table of options is wrong
+	}
+	o.cluster.add(c)
+	c.Flags().IntVar(&o.minWorkers, "min-workers", 0, "wait while there are fewer workers; 0: the coordinator's own")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		dir := imagesOfTheCluster
+		if len(args) > 0 {
+			dir = args[0]
+		}
+		if o.minWorkers < 0 {
+			return fmt.Errorf("%w: --min-workers %d: choose 0 or more", job.ErrConfig, o.minWorkers)
+		}
+		spec, err := flags.resolve(dir)
+		if err != nil {
+			return err
+		}
+		given, err := flags.givesShards()
+		if err != nil {
+			return err
+		}
+		return submit(c.Context(), e, o, completeForCluster(spec, given), len(args) > 0)
+	}
+	return c
+}
+
+// completeForCluster decides what a job leaves open, as `mp train --workers` does, so that both end with the same bits.
+func completeForCluster(s job.Spec, shardsGiven bool) job.Spec {
+	if !shardsGiven {
+		s.Shards = shardsFor(1, s.BatchSize)
+	}
+	if s.Threads == 0 {
+		s.Threads = 1
+		if s.Shards == 1 {
+			s.Threads = cores()
+		}
+	}
+	return s
+}
+
+func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData bool) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	for _, path := range []*string{&s.Init, &s.Resume} {
+		if *path == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", *path, err)
+		}
+		*path = absolute
+	}
+	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers)}
+	if withData {
+		var err error
+		if request.Data, err = dataset(ctx, e, s.Data); err != nil {
+			return err
+		}
+	}
+	var err error
+	if request.Spec, err = json.Marshal(s); err != nil {
+		return fmt.Errorf("write job as JSON: %w", err)
+	}
+	var reply *mppb.Job
+	err = o.cluster.ask(ctx, func(ctx context.Context, c mppb.ClusterClient) error {
+		var err error
+		reply, err = c.Submit(ctx, request)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("submit job: %w", err)
+	}
+	i := newJobInfo(reply)
+	if e.json {
+		return e.printJSON(i)
+	}
+	fmt.Fprint(e.human(), s.Table(e.width(e.stdout)))
+	_, err = fmt.Fprintf(e.stdout, "job %s is %s; its run is %s\nNext: mp jobs show %s\n", i.ID, i.State, i.Directory, i.ID)
+	return err
+}
+
+// dataset says by content which images a folder holds.
+func dataset(ctx context.Context, e *env, dir string) (*mppb.Dataset, error) {
+	trainPack, err := openPack(ctx, e, dir, data.Train)
+	if err != nil {
+		return nil, err
+	}
+	defer trainPack.Close()
+	valPack, err := openPack(ctx, e, dir, data.Val)
+	if err != nil {
+		return nil, err
+	}
+	defer valPack.Close()
+	return describe(trainPack, valPack, dir), nil
+}
+
+func describe(trainPack, valPack *data.Pack, dir string) *mppb.Dataset {
+	return &mppb.Dataset{
+		TrainSha256: fmt.Sprintf("%x", trainPack.Hash()), ValSha256: fmt.Sprintf("%x", valPack.Hash()),
+		TrainImages: uint32(trainPack.Len()), ValImages: uint32(valPack.Len()), Classes: uint32(len(trainPack.Classes())), Directory: dir,
+	}
+}
