@@ -3033,8 +3033,9 @@ type StateRequest struct {
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	View          uint64                 `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`
 	Update        uint64                 `protobuf:"varint,3,opt,name=update,proto3" json:"update,omitempty"`
-	First         uint32                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"` // part numbers [first, last)
-	Last          uint32                 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`   // 0: to the end
+	First         uint32                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"`         // part numbers [first, last)
+	Last          uint32                 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`           // 0: to the end
+	Validated     uint32                 `protobuf:"varint,6,opt,name=validated,proto3" json:"validated,omitempty"` // epochs validated in that state: an epoch's last update stands before and after it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3100,6 +3101,13 @@ func (x *StateRequest) GetFirst() uint32 {
 func (x *StateRequest) GetLast() uint32 {
 	if x != nil {
 		return x.Last
+	}
+	return 0
+}
+
+func (x *StateRequest) GetValidated() uint32 {
+	if x != nil {
+		return x.Validated
 	}
 	return 0
 }
@@ -3463,13 +3471,14 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\"2\n" +
 	"\bFileList\x12&\n" +
-	"\x05files\x18\x01 \x03(\v2\x10.mp.v1.FileStateR\x05files\"v\n" +
+	"\x05files\x18\x01 \x03(\v2\x10.mp.v1.FileStateR\x05files\"\x94\x01\n" +
 	"\fStateRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x04R\x04view\x12\x16\n" +
 	"\x06update\x18\x03 \x01(\x04R\x06update\x12\x14\n" +
 	"\x05first\x18\x04 \x01(\rR\x05first\x12\x12\n" +
-	"\x04last\x18\x05 \x01(\rR\x04last\"\x91\x01\n" +
+	"\x04last\x18\x05 \x01(\rR\x04last\x12\x1c\n" +
+	"\tvalidated\x18\x06 \x01(\rR\tvalidated\"\x91\x01\n" +
 	"\tStatePart\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\rR\x05parts\x12\x12\n" +
