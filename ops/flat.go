@@ -88,6 +88,15 @@ func (f *Flat) viewOf(s *Scope, buffer torch.Tensor, p *Param) torch.Tensor {
 	return s.own(adopt(t))
 }
 
+// viewsOf returns the handles of all parameters' places in a buffer laid out as f is; nil ones after an error of s.
+func (f *Flat) viewsOf(s *Scope, buffer torch.Tensor) []C.mp_tensor {
+	views := make([]C.mp_tensor, len(f.params))
+	for i, p := range f.params {
+		views[i] = handle(f.viewOf(s, buffer, p))
+	}
+	return views
+}
+
 // Free releases the buffer and all views.
 func (f *Flat) Free() {
 	for _, p := range f.params {
@@ -135,9 +144,9 @@ func (f *Flat) Gather(s *Scope, tensors []torch.Tensor, buffer torch.Tensor) {
 	}
 	c := s.Child()
 	defer c.Close()
-	from, views := make([]C.mp_tensor, len(tensors)), make([]C.mp_tensor, len(tensors))
+	from, views := make([]C.mp_tensor, len(tensors)), f.viewsOf(c, buffer)
 	for i, p := range f.params {
-		from[i], views[i] = handle(tensors[i]), handle(f.viewOf(c, buffer, p))
+		from[i] = handle(tensors[i])
 		if from[i] == nil || views[i] == nil {
 			c.Fail(fmt.Errorf("gather %s: %w", p.Name, errUndefined))
 			return

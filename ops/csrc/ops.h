@@ -39,6 +39,13 @@ int mp_call(const char *name, const char *overload, const mp_value *args, int na
 // does not depend on is an error naming its index, unless allow_unused: then its result is null.
 int mp_grad(mp_tensor loss, const mp_tensor *inputs, int n, int allow_unused, mp_tensor *results, char *err);
 
+// d loss / d leaves[i] into views[i], a view of a flat buffer that starts at its element offsets[i] (ascending), each as
+// soon as the backward pass has it; zeros where the loss does not depend on the leaf. *final_from (any thread may load it
+// meanwhile, atomically) falls as the buffer's end fills: elements *final_from.. are written, on a GPU by work that has
+// finished. Frees the graph. Returns when all is written. A leaf must not take part in two such calls at once.
+int mp_grad_into(mp_tensor loss, const mp_tensor *leaves, const mp_tensor *views, const int64_t *offsets, int n,
+                 int64_t *final_from, char *err);
+
 // The pullback of dy, shaped as y: sum of dy * d y / d inputs[i], into results (new). As mp_grad otherwise.
 int mp_pullback(mp_tensor y, mp_tensor dy, const mp_tensor *inputs, int n, mp_tensor *results, char *err);
 
