@@ -20,8 +20,8 @@ type Goodput struct {
 	steps, detect, recover sample
 
 	first, last  time.Time
-	begin        int // updates done at first
-	done         int // updates done at last
+	begin        int  // updates done at first
+	done         int  // updates done at last
 	workers      int  // the most seen
 	outgrown     bool // steps were measured with fewer
 	faults       int

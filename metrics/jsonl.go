@@ -17,43 +17,67 @@ const (
 	EventsFile  = "events.jsonl"
 )
 
-// JSONL is a Sink that appends every event as one line of JSON to the files of a run directory: steps, epochs and
-// validations to MetricsFile, the start, stories and the summary to EventsFile; progress is not kept. A line is handed to
-// the system at once, so a killed process loses none and at most cuts the last one short.
+// JSONL is a Sink that appends every event as one line of JSON to the files of a run directory: steps, epochs,
+// validations, workers and goodput to MetricsFile, everything else to EventsFile; progress is not kept. A line is handed to
+// the system at once, so a killed process loses none and at most cuts the last one short. An event that comes again from
+// the same place of the same stream, because a recorder was killed, is kept once.
 type JSONL struct {
-	metrics, events *os.File
-	err             error // the first that happened; nothing is written after it
+	metrics, events         *os.File
+	lastMetrics, lastEvents Origin // of the newest line of each
+	err                     error  // the first that happened; nothing is written after it
 }
 
 // NewJSONL opens the files in dir, which must exist, to append. A last line cut short by a crash is removed first.
 func NewJSONL(dir string) (*JSONL, error) {
-	metrics, err := openToAppend(filepath.Join(dir, MetricsFile))
-	if err != nil {
+	j := &JSONL{}
+	var err error
+	if j.metrics, j.lastMetrics, err = openToAppend(filepath.Join(dir, MetricsFile)); err != nil {
 		return nil, err
 	}
-	events, err := openToAppend(filepath.Join(dir, EventsFile))
-	if err != nil {
-		metrics.Close()
+	if j.events, j.lastEvents, err = openToAppend(filepath.Join(dir, EventsFile)); err != nil {
+		j.metrics.Close()
 		return nil, err
 	}
-	return &JSONL{metrics: metrics, events: events}, nil
+	return j, nil
 }
 
-// openToAppend opens a file of lines and cuts what follows the last complete one.
-func openToAppend(path string) (*os.File, error) {
+// openToAppend opens a file of lines, cuts what follows the last complete one, and tells that one's origin.
+func openToAppend(path string) (*os.File, Origin, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("open log of the run: %w", err)
+		return nil, Origin{}, fmt.Errorf("open log of the run: %w", err)
 	}
 	whole, err := endOfLastLine(f)
 	if err == nil {
 		err = f.Truncate(whole)
 	}
+	var last Origin
+	if err == nil {
+		last, err = lastOrigin(f, whole)
+	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("continue log %s of the run: %w", path, err)
+		return nil, Origin{}, fmt.Errorf("continue log %s of the run: %w", path, err)
 	}
-	return f, nil
+	return f, last, nil
+}
+
+// lastOrigin is the origin of the newest line that has one, among the last megabyte of a file of the given size.
+func lastOrigin(f *os.File, size int64) (Origin, error) {
+	tail := make([]byte, min(size, 1<<20))
+	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil && len(tail) > 0 {
+		return Origin{}, err
+	}
+	for len(tail) > 0 {
+		tail = tail[:len(tail)-1] // its line feed
+		begin := bytes.LastIndexByte(tail, '\n') + 1
+		var line struct{ Origin *Origin }
+		if json.Unmarshal(tail[begin:], &line) == nil && line.Origin != nil {
+			return *line.Origin, nil
+		}
+		tail = tail[:begin]
+	}
+	return Origin{}, nil
 }
 
 // endOfLastLine is the offset after the last line feed of f, found from the end.
@@ -81,10 +105,13 @@ func (j *JSONL) Emit(e Event) {
 	if j.err != nil || e.Kind == KindProgress {
 		return
 	}
-	f := j.events
+	f, last := j.events, &j.lastEvents
 	switch e.Kind {
-	case KindStep, KindEpoch, KindValidation:
-		f = j.metrics
+	case KindStep, KindEpoch, KindValidation, KindWorker, KindGoodput:
+		f, last = j.metrics, &j.lastMetrics
+	}
+	if e.Origin != nil && e.Origin.Stream.Equal(last.Stream) && e.Origin.Sequence <= last.Sequence {
+		return
 	}
 	line, err := json.Marshal(e)
 	if err == nil {
@@ -92,8 +119,15 @@ func (j *JSONL) Emit(e Event) {
 	}
 	if err != nil {
 		j.err = fmt.Errorf("append to log of the run: %w", err)
+		return
+	}
+	if e.Origin != nil {
+		*last = *e.Origin
 	}
 }
+
+// Err is the first error since NewJSONL; every event from the one that caused it on is not kept.
+func (j *JSONL) Err() error { return j.err }
 
 // Close makes the files durable and returns the first error since NewJSONL.
 func (j *JSONL) Close() error {
@@ -104,11 +138,12 @@ func (j *JSONL) Close() error {
 const maxLine = 16 << 20
 
 // Read returns the events of one file that JSONL wrote. A last line cut short is left out. A run that was killed and
-// resumed repeats steps; of metrics of the same kind and update only the newest is kept, in the place of the first.
+// resumed repeats steps; of metrics of the same kind, update and worker only the newest is kept, in the place of the first.
 func Read(r io.Reader) ([]Event, error) {
 	type key struct {
 		kind   Kind
 		update int
+		worker uint64
 	}
 	var events []Event
 	seen := map[key]int{}
@@ -126,12 +161,16 @@ func Read(r io.Reader) ([]Event, error) {
 			return nil, fmt.Errorf("read log of a run, line %d: %w", n, err)
 		}
 		update, repeats := e.update()
-		at, again := seen[key{e.Kind, update}]
+		k := key{kind: e.Kind, update: update}
+		if e.Worker != nil {
+			k.worker = e.Worker.Worker
+		}
+		at, again := seen[k]
 		switch {
 		case repeats && again:
 			events[at] = e
 		case repeats:
-			seen[key{e.Kind, update}] = len(events)
+			seen[k] = len(events)
 			fallthrough
 		default:
 			events = append(events, e)
@@ -165,6 +204,8 @@ func (e Event) update() (int, bool) {
 		return e.Epoch.Update, true
 	case e.Validation != nil:
 		return e.Validation.Update, true
+	case e.Worker != nil:
+		return e.Worker.Update, true
 	}
 	return 0, false
 }

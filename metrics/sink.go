@@ -12,6 +12,38 @@ type Sink interface {
 	Emit(Event)
 }
 
+// Tee hands every event to several sinks, one after another, before Emit returns.
+type Tee []Sink
+
+// Emit hands e to every sink.
+func (t Tee) Emit(e Event) {
+	for _, s := range t {
+		s.Emit(e)
+	}
+}
+
+// Err joins the errors of the sinks that say whether they kept what they took, as JSONL does.
+func (t Tee) Err() error {
+	var errs []error
+	for _, s := range t {
+		if s, ok := s.(interface{ Err() error }); ok {
+			errs = append(errs, s.Err())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close closes the sinks that can be closed, in reverse order, and returns their errors.
+func (t Tee) Close() error {
+	var errs []error
+	for i := len(t) - 1; i >= 0; i-- {
+		if c, ok := t[i].(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Fanout hands every event to several sinks, each at its own pace: Emit never blocks, so that training never waits for
 // a slow terminal or disk. It is safe for concurrent use.
 type Fanout struct {
@@ -51,20 +83,14 @@ func (f *Fanout) Emit(e Event) {
 // Close waits until every sink has taken every event, then closes the sinks that can be closed, in reverse order, and
 // returns their errors. A second Close does nothing.
 func (f *Fanout) Close() error {
-	var open []Sink
+	var open Tee
 	for _, q := range f.queues {
 		if q.close() {
 			open = append(open, q.sink)
 		}
 	}
 	f.wait.Wait()
-	var errs []error
-	for i := len(open) - 1; i >= 0; i-- {
-		if c, ok := open[i].(io.Closer); ok {
-			errs = append(errs, c.Close())
-		}
-	}
-	return errors.Join(errs...)
+	return open.Close()
 }
 
 // push appends e. Of progress only the newest counts, so a sink that does not keep up does not fill the memory.

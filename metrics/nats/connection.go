@@ -1,0 +1,130 @@
+package nats
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	client "github.com/nats-io/nats.go"
+)
+
+// Keys of log records.
+const (
+	keyURL   = "url"
+	keyError = "error"
+	keyJob   = "job"
+	keyCount = "events"
+)
+
+// How a connection behaves.
+const (
+	dialTimeout     = 2 * time.Second
+	reconnectEvery  = 250 * time.Millisecond
+	reconnectJitter = 250 * time.Millisecond // a thousand workers do not come back at once
+	pingEvery       = 5 * time.Second        // a server that vanished without a word is noticed after two to three of these
+	pingsLost       = 2
+)
+
+// connection is what connect needs.
+type connection struct {
+	url         string
+	credentials Credentials
+	name        string // for people who look at the server
+	log         *slog.Logger
+	changed     chan<- struct{} // told, without blocking, when the connection comes or goes
+	inProcess   client.InProcessConnProvider
+}
+
+// connect returns a connection that comes and goes by itself until it is closed; the first attempt need not succeed.
+// What it logs, it logs once a change. The end of ctx ends an attempt under way.
+func (c connection) connect(ctx context.Context) (*client.Conn, error) {
+	state := &awayLog{log: c.log.With(keyURL, redact(c.url))}
+	tell := func() {
+		select {
+		case c.changed <- struct{}{}:
+		default:
+		}
+	}
+	options := []client.Option{
+		client.Name(c.name), client.Timeout(dialTimeout), client.SetCustomDialer(dialer{ctx}),
+		client.RetryOnFailedConnect(true), client.MaxReconnects(-1), client.IgnoreAuthErrorAbort(),
+		client.ReconnectWait(reconnectEvery), client.ReconnectJitter(reconnectJitter, reconnectJitter),
+		client.PingInterval(pingEvery), client.MaxPingsOutstanding(pingsLost),
+		client.ReconnectBufSize(-1), // what waits, waits in our own queue
+		client.ConnectHandler(func(*client.Conn) { state.back(); tell() }),
+		client.ReconnectHandler(func(*client.Conn) { state.back(); tell() }),
+		client.DisconnectErrHandler(func(_ *client.Conn, err error) { state.away(err); tell() }),
+		client.ReconnectErrHandler(func(_ *client.Conn, err error) { state.away(err) }),
+		client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { state.trouble(err) }),
+	}
+	if c.inProcess != nil {
+		options = append(options, client.InProcessServer(c.inProcess))
+	}
+	nc, err := client.Connect(c.url, append(options, c.credentials.options()...)...)
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS at %s with %s: %w", redact(c.url), c.credentials, err)
+	}
+	return nc, nil
+}
+
+// dialer dials until its context ends.
+type dialer struct{ ctx context.Context }
+
+// Dial connects to address.
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
+	defer cancel()
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+// awayLog says once that a server is away, why, and that it is back.
+type awayLog struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	isAway bool
+	said   string
+}
+
+func (a *awayLog) away(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	text := "connection closed"
+	if err != nil {
+		text = err.Error()
+	}
+	if !a.isAway || text != a.said {
+		a.log.Warn("NATS is away; metrics wait", keyError, text)
+	}
+	a.isAway, a.said = true, text
+}
+
+func (a *awayLog) back() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.isAway {
+		a.log.Info("NATS is back")
+	}
+	a.isAway, a.said = false, ""
+}
+
+// trouble is an error that does not end the connection, such as a missing permission.
+func (a *awayLog) trouble(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if text := err.Error(); text != a.said {
+		a.log.Warn("NATS refuses something", keyError, text)
+		a.said = text
+	}
+}
+
+// logger is l, or one that says nothing.
+func logger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}
