@@ -7,8 +7,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"mp/coordinator"
 )
 
 // Marks of what the doctor finds.
@@ -36,11 +39,14 @@ type machine struct {
 	torch   string                       // libtorch's folder if the user names one (LIBTORCH)
 	data    string                       // where the user says the data are; empty: look around
 	find    func(string) (string, error) // a program on the search path
+
+	failAfter time.Duration // of a cluster
 }
 
 // newDoctorCommand returns `mp doctor`.
 func newDoctorCommand(e *env) *cobra.Command {
 	var dataDir string
+	failAfter := coordinator.DefaultConfig().FailAfter
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this machine has, what is missing, what to do",
@@ -48,7 +54,7 @@ func newDoctorCommand(e *env) *cobra.Command {
 			"and what to do about it. It changes nothing. Its exit code is 0 whatever it finds.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			m := machine{root: "/", data: dataDir, find: exec.LookPath}
+			m := machine{root: "/", data: dataDir, find: exec.LookPath, failAfter: failAfter}
 			var err error
 			if m.dir, err = os.Getwd(); err != nil {
 				return fmt.Errorf("find the working directory: %w", err)
@@ -61,6 +67,7 @@ func newDoctorCommand(e *env) *cobra.Command {
 			return printFindings(e, m.examine())
 		},
 	}
+	c.Flags().DurationVar(&failAfter, "fail-after", failAfter, "show the time-outs of a cluster that follow from this one")
 	c.Flags().StringVar(&dataDir, "data", "", "folder where the data are; empty: look in the usual places")
 	return c
 }
@@ -77,6 +84,7 @@ func (m machine) examine() []finding {
 		{"Libraries", m.checkLibraries},
 		{"Tools to build mp", m.checkTools},
 		{"Data", m.checkData},
+		{"Time-outs of a cluster", m.checkTimes},
 	} {
 		for _, f := range group.check() {
 			f.Group = group.name

@@ -49,9 +49,12 @@ func (e *env) settle(c *cobra.Command) error {
 	return first
 }
 
+// twinPrefix begins every environment variable that stands for a flag.
+const twinPrefix = "MP_"
+
 // twin is the environment variable that stands for a flag: batch-size is MP_BATCH_SIZE.
 func twin(flag string) string {
-	return "MP_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return twinPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // hasTwin tells options from the two flags that ask for a text instead of changing a run.

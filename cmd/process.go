@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,6 +20,7 @@ type processConfig struct {
 	name    string    // for people: "worker 1"
 	program string    // path
 	args    []string  // without the program's name
+	env     []string  // the whole environment; nil: childEnv of this process's
 	log     string    // file to which both outputs are appended
 	stdout  io.Writer // instead of log; nil: log
 }
@@ -60,7 +62,10 @@ func (p *process) run(started chan<- error) {
 	}
 	defer log.Close()
 	c := exec.Command(p.program, p.args...)
-	c.Stdout, c.Stderr = log, log
+	c.Stdout, c.Stderr, c.Env = log, log, p.env
+	if c.Env == nil {
+		c.Env = childEnv(os.Environ())
+	}
 	if p.stdout != nil {
 		c.Stdout = p.stdout
 	}
@@ -141,4 +146,9 @@ func lastLines(path string, n int) []string {
 		}
 	}
 	return lines[max(0, len(lines)-n):]
+}
+
+// childEnv is an environment without the twins of flags: what was meant for this verb is not meant for its children.
+func childEnv(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(s string) bool { return strings.HasPrefix(s, twinPrefix) })
 }

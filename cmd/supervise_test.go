@@ -97,7 +97,7 @@ func TestProgramThatIsNotThere(t *testing.T) {
 
 // A child must not outlive its parent, even one that is killed: this process starts a parent that starts a child.
 func TestChildDiesWithItsParent(t *testing.T) {
-	if log, ok := os.LookupEnv("MP_TEST_PARENT"); ok {
+	if log, ok := os.LookupEnv("CMD_TEST_PARENT"); ok {
 		if _, err := startProcess(processConfig{name: "child", program: "/bin/sh", args: []string{"-c", "echo $$; sleep 60"}, log: log}); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	}
 	dir := t.TempDir()
 	log := filepath.Join(dir, "child.log")
-	t.Setenv("MP_TEST_PARENT", log)
+	t.Setenv("CMD_TEST_PARENT", log)
 	parent, err := startProcess(processConfig{name: "parent", program: os.Args[0], args: []string{"-test.run", "^TestChildDiesWithItsParent$"}, log: filepath.Join(dir, "parent.log")})
 	if err != nil {
 		t.Fatal(err)

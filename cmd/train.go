@@ -6,24 +6,36 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"mp/allreduce/inproc"
+	"mp/checkpoint"
+	"mp/coordinator"
 	"mp/data"
 	"mp/job"
 	"mp/metrics"
-	"mp/worker"
+	"mp/optim"
 )
 
 // jobFile is the name of a run's specification in its directory.
 const jobFile = "job.yaml"
 
+// Folders of a run's directory that only `mp train` makes: the embedded coordinator's memory, and a log and a folder of
+// temporary files for each worker.
+const (
+	clusterFolder = "cluster"
+	workersFolder = "workers"
+)
+
 // trainOptions is what `mp train` is asked for beside the job itself.
 type trainOptions struct {
-	runs   string // folder of run directories
-	dryRun bool
+	runs      string // folder of run directories
+	dryRun    bool
+	workers   int
+	gpus      string
+	failAfter time.Duration
 }
 
 // newTrainCommand returns `mp train`.
@@ -32,28 +44,34 @@ func newTrainCommand(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "train DATA",
 		Short: "Train a network on this machine",
-		Long: "Train a network on this machine. DATA is a MiniPlaces folder (its images are decoded once, into train.pack and\n" +
-			"val.pack beside them) or a folder of packs. The run's files go to a new directory under --runs; an interrupted run\n" +
-			"goes on with --resume DIRECTORY and ends with the same weights, bit for bit.",
-		Example: "  mp train miniplaces --model scenenet\n  mp train miniplaces --recipe course --model simplenet\n  mp train --resume runs/20260102-030405-scenenet",
-		Args:    atMostOneArg("DATA"),
+		Long: "Train a network on this machine, with one process for each worker: a crash costs one of them, which is started again.\n" +
+			"DATA is a MiniPlaces folder (its images are decoded once, into train.pack and val.pack beside them) or a folder of packs.\n" +
+			"The run's files go to a new directory under --runs; an interrupted run goes on with --resume DIRECTORY and ends with the\n" +
+			"same weights, bit for bit, as it does with any number of workers at the same --shards.",
+		Example: "  mp train miniplaces --model scenenet\n  mp train miniplaces --recipe course --model simplenet --workers 4\n  mp train miniplaces --gpus all\n" +
+			"  mp train --resume runs/20260102-030405-scenenet",
+		Args: atMostOneArg("DATA"),
 	}
 	flags, err := addJobFlags(c)
 	if err != nil {
 		panic(err) // the table of options is wrong
 	}
-	c.Flags().StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
-	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "show configuration, layers, memory and schedule without training")
+	f := c.Flags()
+	f.IntVar(&o.workers, "workers", 0, "workers on the CPU; 0: as many as is fastest here. Without --shards a batch is then cut into 4, or more for more workers")
+	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1")
+	f.DurationVar(&o.failAfter, "fail-after", coordinator.DefaultConfig().FailAfter, "how long a worker may be silent before the others go on without it")
+	f.StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
+	f.BoolVar(&o.dryRun, "dry-run", false, "show configuration, layers, memory and schedule without training")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := ""
 		if len(args) > 0 {
 			dir = args[0]
 		}
-		spec, directory, err := resolveRun(flags, dir)
+		r, err := resolveRun(flags, dir, o)
 		if err != nil {
 			return err
 		}
-		return train(c.Context(), e, run{spec: spec, directory: directory, trainOptions: o})
+		return train(c.Context(), e, r)
 	}
 	return c
 }
@@ -62,41 +80,49 @@ func newTrainCommand(e *env) *cobra.Command {
 type run struct {
 	trainOptions
 	spec      job.Spec
+	layout    layout
 	directory string // of the run that goes on; empty: a new one
+	fresh     bool   // its directory was made by this call
 }
 
 // resolveRun finds what to train: the flags over, where --resume names a run of ours, that run's own job.
-func resolveRun(flags *jobFlags, dir string) (spec job.Spec, directory string, err error) {
-	resume := ""
-	if err := flags.flags(dir)(&spec); err != nil {
-		return spec, "", err
+func resolveRun(flags *jobFlags, dir string, o trainOptions) (run, error) {
+	r := run{trainOptions: o}
+	if err := flags.flags(dir)(&r.spec); err != nil {
+		return r, err
 	}
-	resume = spec.Resume
+	resume := r.spec.Resume
 	if resume != "" && !exists(resume) {
-		return spec, "", fmt.Errorf("%w: --resume %s: there is no such run or checkpoint", job.ErrConfig, resume)
+		return r, fmt.Errorf("%w: --resume %s: there is no such run or checkpoint", job.ErrConfig, resume)
 	}
 	var base []job.Layer
 	if path := filepath.Join(resume, jobFile); resume != "" && exists(path) {
 		content, err := readJobFile(path)
 		if err != nil {
-			return spec, "", err
+			return r, err
 		}
 		start := func(s *job.Spec) error { s.Init, s.InitPartial, s.Resume = "", false, ""; return nil }
-		base, directory = append(base, job.File(path, content), start), resume
+		base, r.directory = append(base, job.File(path, content), start), filepath.Clean(resume)
 	}
-	spec, err = flags.resolve(dir, base...)
-	return spec, directory, err
+	var err error
+	if r.spec, err = flags.resolve(dir, base...); err != nil {
+		return r, err
+	}
+	if o.workers < 0 {
+		return r, fmt.Errorf("%w: --workers %d: choose 1 or more", job.ErrConfig, o.workers)
+	}
+	request := layoutRequest{workers: o.workers, gpus: o.gpus, machineGPUs: machineGPUs(), machineCores: cores()}
+	if request.shardsGiven, err = flags.givesShards(base...); err != nil {
+		return r, err
+	}
+	if r.layout, err = request.choose(&r.spec); err != nil {
+		return r, err
+	}
+	return r, r.spec.Validate()
 }
 
 // train runs the job to its end, or until ctx ends.
 func train(ctx context.Context, e *env, r run) error {
-	device, err := pickDevice(r.spec.Device)
-	if err != nil {
-		return err
-	}
-	if r.spec.Threads == 0 {
-		r.spec.Threads = cores()
-	}
 	trainPack, err := openPack(ctx, e, r.spec.Data, data.Train)
 	if err != nil {
 		return err
@@ -110,39 +136,24 @@ func train(ctx context.Context, e *env, r run) error {
 	if r.dryRun {
 		return dryRun(ctx, e, r.spec, trainPack, valPack)
 	}
-	opened, err := openDevice(device, r.spec.Threads)
-	if err != nil {
+	if err := r.canBegin(trainPack, valPack); err != nil {
 		return err
 	}
-	defer opened.Close()
-	fresh := r.directory == ""
-	if fresh {
+	if r.fresh = r.directory == ""; r.fresh {
 		if r.directory, err = newRunDirectory(r.runs, r.spec); err != nil {
 			return err
 		}
 	} else if err := writeJob(r.directory, r.spec); err != nil {
 		return err
 	}
-	sink, err := sinks(e, r.directory)
-	if err != nil {
-		return err
+	fmt.Fprint(e.human(), r.spec.Table(e.width(e.stdout)))
+	fmt.Fprintf(e.human(), "\n%s\n%s\n", r.directory, r.layout.why)
+	t := trainer{run: r, env: e, data: describe(trainPack, valPack, r.spec.Data)}
+	result, err := t.train(ctx)
+	if errors.Is(err, errNotBegun) && r.fresh { // a run that cannot begin leaves nothing
+		err = errors.Join(err, os.RemoveAll(r.directory))
 	}
-	w, err := worker.New(ctx, worker.Config{
-		Spec: r.spec, Train: trainPack, Val: valPack, Directory: r.directory, Device: opened, Group: inproc.New(1)[0], Sink: sink,
-	})
 	if err != nil {
-		err = errors.Join(err, sink.Close())
-		if fresh { // a run that cannot begin leaves nothing
-			err = errors.Join(err, os.RemoveAll(r.directory))
-		}
-		return err
-	}
-	defer w.Close()
-	result, err := trainOn(ctx, e, r, w)
-	if err := errors.Join(err, sink.Close()); err != nil {
-		if errors.Is(err, worker.ErrStopped) {
-			return fmt.Errorf("%w: mp train --resume %s", errDrained, r.directory)
-		}
 		return err
 	}
 	if e.json {
@@ -151,36 +162,39 @@ func train(ctx context.Context, e *env, r run) error {
 	return nil
 }
 
-// trained is the result of `mp train` as JSON.
-type trained struct {
-	BestTop1   float64 `json:"best_top1"` // per cent
-	BestTop5   float64 `json:"best_top5"`
-	Epochs     int     `json:"epochs"`
-	Seconds    float64 `json:"seconds"`
-	Checkpoint string  `json:"checkpoint"`
-	SHA256     string  `json:"sha256"`
-	Directory  string  `json:"directory"`
+// canBegin refuses what no worker could begin with, before there is a run.
+func (r run) canBegin(trainPack, valPack *data.Pack) error {
+	if t, v := len(trainPack.Classes()), len(valPack.Classes()); t != v {
+		return fmt.Errorf("%w: %s has %d classes and %s has %d; pack both from the same folder", job.ErrConfig, trainPack.Path(), t, valPack.Path(), v)
+	}
+	sampler, err := data.NewSampler(r.spec.Seed, trainPack.Len(), r.spec.BatchSize, true)
+	if err != nil {
+		return err
+	}
+	if _, err := optim.NewSchedule(r.spec.Schedule, r.spec.LR, r.spec.Warmup, r.spec.Epochs, sampler.Steps()); err != nil {
+		return fmt.Errorf("%w: %w", job.ErrConfig, err)
+	}
+	for _, path := range []string{r.spec.Init, r.spec.Resume} {
+		if path == "" {
+			continue
+		}
+		if _, err := checkpoint.Read(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func trainOn(ctx context.Context, e *env, r run, w *worker.Worker) (trained, error) {
-	fmt.Fprint(e.human(), r.spec.Table(e.width(e.stdout)))
-	w.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStart, Start: w.Begin(version())})
-	result, err := w.Run(ctx)
-	if err != nil {
-		return trained{}, err
-	}
-	w.Sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
-		Title: r.spec.Model, BestTop1: result.Best.Top1, BestTop5: result.Best.Top5, BestEpoch: result.BestEpoch, Epochs: result.Epochs,
-		Seconds: result.Took.Seconds(), ImagesPerSecond: result.Rate, Directory: r.directory, Checkpoint: result.Checkpoint, SHA256: result.SHA256,
-		Next: []string{
-			fmt.Sprintf("mp evaluate %s --checkpoint %s --mirror", r.spec.Data, r.directory),
-			fmt.Sprintf("mp checkpoint show %s", result.Checkpoint),
-		},
-	}})
-	return trained{
-		BestTop1: result.Best.Top1, BestTop5: result.Best.Top5, Epochs: result.Epochs, Seconds: result.Took.Seconds(),
-		Checkpoint: result.Checkpoint, SHA256: result.SHA256, Directory: r.directory,
-	}, nil
+// trained is the result of `mp train` as JSON.
+type trained struct {
+	BestTop1        float64 `json:"best_top1"` // per cent
+	BestTop5        float64 `json:"best_top5"`
+	Epochs          int     `json:"epochs"`
+	Seconds         float64 `json:"seconds"`
+	Checkpoint      string  `json:"checkpoint"`
+	SHA256          string  `json:"sha256"`
+	OptimizerSHA256 string  `json:"optimizer_sha256,omitempty"`
+	Directory       string  `json:"directory"`
 }
 
 // newRunDirectory makes runs/<time>-<name> with the job's file in it.
@@ -218,11 +232,31 @@ func writeJob(dir string, s job.Spec) error {
 	return os.Rename(path+".new", path)
 }
 
-// sinks sends a run's events to the console and to the files of its directory.
-func sinks(e *env, dir string) (*metrics.Fanout, error) {
-	files, err := metrics.NewJSONL(dir)
-	if err != nil {
-		return nil, err
+// rateMeter is a Sink that learns how fast a run trains. It is safe for concurrent use if what it passes events on to is.
+type rateMeter struct {
+	metrics.Sink
+
+	mu              sync.Mutex
+	images, seconds float64
+}
+
+// Emit passes e on.
+func (m *rateMeter) Emit(e metrics.Event) {
+	if e.Epoch != nil {
+		m.mu.Lock()
+		m.images += e.Epoch.ImagesPerSecond * e.Epoch.Seconds
+		m.seconds += e.Epoch.Seconds
+		m.mu.Unlock()
 	}
-	return metrics.NewFanout(files, e.console()), nil
+	m.Sink.Emit(e)
+}
+
+// rate is in images a second.
+func (m *rateMeter) rate() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.seconds == 0 {
+		return 0
+	}
+	return m.images / m.seconds
 }
