@@ -47,10 +47,14 @@ type Config struct {
 	Token string
 	// Logger gets state changes that a person cares about at Info. Nil: nothing is logged.
 	Logger *slog.Logger
-	// OnEvent is called for every event of the cluster's story, in raft order, on every node, from one goroutine at a time;
-	// also for events that were recorded before this node started. It must not block for long: the node's state machine
-	// waits for it no more than a queue of some thousand events allows. Nil: nobody is told.
+	// OnEvent is called on the leader for every new event of the cluster's story, in raft order, from one goroutine. It must
+	// not block for long: some thousand events are kept for it, then the state machine waits. The call Events has them all,
+	// also those that a leader recorded in its last instant. Nil: nobody is told.
 	OnEvent func(*mppb.Event)
+	// Dismiss lets the workers go once no job is left, as `mp train` wishes.
+	Dismiss bool
+
+	hooks hooks
 }
 
 // Peer is a coordinator node.

@@ -3,40 +3,388 @@
 // something happens is decided in package membership, which has no I/O. It must never import the worker or anything that
 // needs libtorch: both meet in mppb only, and a coordinator is not on the data path.
 //
-// Start reading at Config and Run, then at fsm (what raft keeps), leader (the one loop that decides) and session (a worker's
+// Start reading at Config and Run, then at fsm (what raft keeps), reign (the one loop that decides) and session (a worker's
 // membership). DESIGN.md says why and what happens when something fails.
 package coordinator
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	"mp/coordinator/membership"
 )
+
+// ErrCrash, as the cause of the end of Run's context, makes Run end as a crash does: without handing over the leadership and
+// without a word to anybody. For tests of clusters.
+var ErrCrash = errors.New("crash on request")
 
 // Coordinator is one node. Its methods may be called from any goroutine.
 type Coordinator struct {
-	cfg     Config
-	address string
+	cfg      Config
+	times    membership.Times
+	log      *slog.Logger
+	listener net.Listener
+	address  string
+	started  time.Time // elapsed counts from here
+
+	door   *door
+	wire   *wire
+	logs   *patientLogs
+	fsm    *fsm
+	mirror *mirror
+	shelf  *shelf
+	told   chan membership.Event // to OnEvent
+	replay uint64                // entries of the log up to here are from before this start
+
+	raft       *raft.Raft // from Run on
+	ready      atomic.Bool
+	reigns     atomic.Pointer[reign] // nil: another leads, or none
+	stopping   chan struct{}
+	background sync.WaitGroup // what ends by itself once raft and the server have stopped
+
+	connsMu sync.Mutex
+	conns   map[string]*grpc.ClientConn // to other coordinators, by ID
+}
+
+// hooks replace the world in tests.
+type hooks struct {
+	logs func(logs) logs
+	dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // New checks the configuration, takes the address and the data directory. Run must follow, and gives them back.
-func New(cfg Config) (*Coordinator, error) {
+func New(cfg Config) (_ *Coordinator, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Coordinator{cfg: cfg}, nil
-}
-
-// Run serves until ctx ends, then hands the leadership over if it has it, and returns nil when all that it started has
-// stopped. Another error says what broke.
-func (c *Coordinator) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	cfg.Peers = slices.Clone(cfg.Peers)
+	if cfg.hooks.dial == nil {
+		cfg.hooks.dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		}
+	}
+	c := &Coordinator{
+		cfg: cfg, times: membership.Timeouts(cfg.FailAfter), log: cfg.logger(), started: time.Now(), listener: cfg.Listener,
+		stopping: make(chan struct{}), told: make(chan membership.Event, 4096), conns: map[string]*grpc.ClientConn{},
+	}
+	if err := makeDir(cfg.DataDir, "data directory"); err != nil {
+		return nil, err
+	}
+	if err := makeDir(cfg.RunsDir, "directory of runs"); err != nil {
+		return nil, err
+	}
+	if c.listener == nil {
+		if c.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return nil, fmt.Errorf("listen at %s: %w", cfg.Listen, err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			c.listener.Close()
+		}
+	}()
+	c.address = cfg.Advertise
+	for _, p := range cfg.Peers {
+		if p.ID == cfg.ID && c.address == "" {
+			c.address = p.Address
+		}
+	}
+	if c.address == "" {
+		c.address = c.listener.Addr().String()
+	}
+	inner, err := openLogs(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.hooks.logs != nil {
+		inner = cfg.hooks.logs(inner)
+	}
+	c.logs = newPatientLogs(inner, cfg)
+	if c.replay, err = c.logs.LastIndex(); err != nil {
+		c.logs.Close()
+		return nil, fmt.Errorf("read raft's log: %w", err)
+	}
+	c.door = newDoor(c.listener, cfg)
+	c.wire = &wire{lane: c.door.raft, door: c.door, peers: c.peers(), self: c.address, dial: cfg.hooks.dial}
+	c.shelf = newShelf(cfg.RunsDir)
+	c.mirror = newMirror(c)
+	c.fsm = newFSM(c.applied)
+	return c, nil
 }
 
 // Address is the host:port by which others reach this node, from New on.
 func (c *Coordinator) Address() string { return c.address }
 
 // Leader returns the ID and address of the coordinator that leads, as far as this node knows; "" and "" while none does.
-func (c *Coordinator) Leader() (id, address string) { return "", "" }
+func (c *Coordinator) Leader() (id, address string) {
+	if !c.ready.Load() {
+		return "", ""
+	}
+	where, who := c.raft.LeaderWithID()
+	for _, p := range c.peers() {
+		if p.ID == string(who) {
+			return p.ID, p.Address
+		}
+	}
+	return string(who), string(where)
+}
 
 // Leads says whether this node leads and has begun to decide.
-func (c *Coordinator) Leads() bool { return false }
+func (c *Coordinator) Leads() bool { return c.reigns.Load() != nil }
+
+// peers are all nodes, this one included.
+func (c *Coordinator) peers() []Peer {
+	if len(c.cfg.Peers) == 0 {
+		return []Peer{{ID: c.cfg.ID, Address: c.address}}
+	}
+	return c.cfg.Peers
+}
+
+// elapsed is the clock that decides: monotonic, since New.
+func (c *Coordinator) elapsed() time.Duration { return time.Since(c.started) }
+
+// applied is told of every entry of the log, by raft's goroutine.
+func (c *Coordinator) applied(a applied) {
+	if len(a.result.Dropped) > 0 {
+		c.mirror.drop(a.job, a.result.Dropped)
+	}
+	if a.index > c.replay && c.raft.State() == raft.Leader {
+		for _, e := range a.result.Events {
+			c.told <- e
+		}
+	}
+	if r := c.reigns.Load(); r != nil {
+		r.nudge()
+	}
+}
+
+// tell hands the events to whoever wants them, until told is closed.
+func (c *Coordinator) tell() {
+	for e := range c.told {
+		level := slog.LevelInfo
+		if e.Warning {
+			level = slog.LevelWarn
+		}
+		attributes := []any{keyTopic, e.Topic, keyEvent, e.Sequence}
+		if e.Advice != "" {
+			attributes = append(attributes, keyAdvice, e.Advice)
+		}
+		c.log.Log(context.Background(), level, e.Text, attributes...)
+		if c.cfg.OnEvent != nil {
+			c.cfg.OnEvent(fromEvent(e))
+		}
+	}
+}
+
+// startRaft opens the snapshots and starts raft on them.
+func (c *Coordinator) startRaft(notify chan bool) (*raft.NetworkTransport, error) {
+	logger := newRaftLogger(c.log)
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.DataDir, 2, logger)
+	if err != nil {
+		return nil, fmt.Errorf("open the snapshots in %s: %w", c.cfg.DataDir, err)
+	}
+	election := c.times.Election
+	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: c.wire, Logger: logger, Stream: c.wire, MaxPool: 3, Timeout: max(2*election, 500*time.Millisecond), MsgpackUseNewTimeFormat: true,
+	})
+	cfg := raft.DefaultConfig()
+	cfg.LocalID, cfg.Logger, cfg.NotifyCh = raft.ServerID(c.cfg.ID), logger, notify
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = election, election, election/2
+	if len(c.peers()) == 1 { // nobody else can lead: do not wait for somebody
+		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	}
+	cfg.CommitTimeout = min(50*time.Millisecond, election/4)
+	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = 30*time.Second, 8192, 4096
+	cfg.NoLegacyTelemetry = true
+	cache, err := raft.NewLogCache(512, c.logs)
+	if err != nil {
+		return transport, err
+	}
+	known, err := raft.HasExistingState(cache, c.logs, snapshots)
+	if err != nil {
+		return transport, fmt.Errorf("read the raft log in %s: %w", c.cfg.DataDir, err)
+	}
+	if !known {
+		var all raft.Configuration
+		for _, p := range c.peers() {
+			all.Servers = append(all.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Address)})
+		}
+		if err := raft.BootstrapCluster(cfg, cache, c.logs, snapshots, transport, all); err != nil {
+			return transport, fmt.Errorf("begin a cluster in %s: %w", c.cfg.DataDir, err)
+		}
+	}
+	if c.raft, err = raft.NewRaft(cfg, c.fsm, cache, c.logs, snapshots, transport); err != nil {
+		return transport, fmt.Errorf("start raft on %s: %w", c.cfg.DataDir, err)
+	}
+	return transport, c.checkMembers()
+}
+
+// checkMembers compares the list of coordinators with the one that the log holds.
+func (c *Coordinator) checkMembers() error {
+	future := c.raft.GetConfiguration()
+	if err := future.Error(); err != nil {
+		return fmt.Errorf("read the list of coordinators in %s: %w", c.cfg.DataDir, err)
+	}
+	var stored, given []string
+	for _, s := range future.Configuration().Servers {
+		stored = append(stored, string(s.ID))
+	}
+	for _, p := range c.peers() {
+		given = append(given, p.ID)
+	}
+	slices.Sort(stored)
+	slices.Sort(given)
+	if !slices.Equal(stored, given) {
+		return fmt.Errorf("%w: the data directory %s belongs to a cluster of %s, and this node was told %s: give it the same IDs, or another data directory",
+			ErrConfig, c.cfg.DataDir, strings.Join(stored, ", "), strings.Join(given, ", "))
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then hands the leadership over if it has it, and returns nil when all that it started has
+// stopped. Another error says what broke.
+func (c *Coordinator) Run(ctx context.Context) (err error) {
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	var parts sync.WaitGroup // of this function
+	notify := make(chan bool, 64)
+
+	// Start, from the bottom up.
+	doorDone := make(chan error, 1)
+	parts.Go(func() { doorDone <- c.door.run(inner) })
+	teller := make(chan struct{})
+	go func() { defer close(teller); c.tell() }()
+	transport, err := c.startRaft(notify)
+	server := c.newServer()
+	served := make(chan error, 1)
+	reignsDone := make(chan struct{})
+	if err == nil {
+		c.ready.Store(true)
+		observer := c.observe()
+		defer c.raft.DeregisterObserver(observer)
+		parts.Go(func() { c.mirror.run(inner) })
+		parts.Go(func() { served <- server.Serve(c.door.grpc) })
+		go func() { defer close(reignsDone); c.reignWhenLeader(inner, notify) }()
+		c.log.Info("a coordinator listens", keyNode, c.cfg.ID, "address", c.address, "cluster", len(c.peers()))
+		select {
+		case <-ctx.Done():
+		case err = <-doorDone:
+		case err = <-served:
+			err = fmt.Errorf("serve at %s: %w", c.address, err)
+		}
+	} else {
+		close(reignsDone)
+	}
+
+	// Stop, the reverse. First the leadership goes to another node, so that sessions are told whom to ask instead; then
+	// sessions end with the reign; then calls; raft only when nobody proposes any more; the listener last.
+	crash := errors.Is(context.Cause(ctx), ErrCrash)
+	if crash {
+		server.Stop()
+	} else if c.Leads() && len(c.peers()) > 1 {
+		if err := c.raft.LeadershipTransfer().Error(); err != nil {
+			c.log.Debug("no other coordinator takes the leadership", "error", err)
+		}
+	}
+	close(c.stopping)
+	cancel(nil) // ends the reign, the mirror and the door
+	<-reignsDone
+	if !crash {
+		c.stopServer(server)
+	}
+	c.logs.stop()
+	if transport != nil {
+		transport.Close()
+	}
+	if c.raft != nil {
+		if e := c.raft.Shutdown().Error(); e != nil && err == nil {
+			err = fmt.Errorf("stop raft: %w", e)
+		}
+	}
+	parts.Wait()
+	c.background.Wait()
+	close(c.told)
+	<-teller
+	c.connsMu.Lock()
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+	c.connsMu.Unlock()
+	if e := c.logs.Close(); e != nil && err == nil {
+		err = fmt.Errorf("close the raft log: %w", e)
+	}
+	return err
+}
+
+// stopServer lets calls end, for a moment.
+func (c *Coordinator) stopServer(server *grpc.Server) {
+	force := time.AfterFunc(c.times.FailAfter/2, server.Stop)
+	defer force.Stop()
+	server.GracefulStop()
+}
+
+// reignWhenLeader runs a reign whenever raft says that this node leads, until ctx ends.
+func (c *Coordinator) reignWhenLeader(ctx context.Context, notify <-chan bool) {
+	var wg sync.WaitGroup
+	end := func() {}
+	for {
+		select {
+		case leads := <-notify:
+			end()
+			wg.Wait()
+			end = func() {}
+			if leads {
+				var term context.Context
+				term, end = context.WithCancel(ctx)
+				wg.Go(func() { newReign(c).run(term) })
+			}
+		case <-ctx.Done():
+			end()
+			wg.Wait()
+			return
+		}
+	}
+}
+
+// observe tells a person when another coordinator does not answer.
+func (c *Coordinator) observe() *raft.Observer {
+	var mu sync.Mutex // raft looks at each of the others in a goroutine of its own
+	silent := map[raft.ServerID]bool{}
+	change := func(id raft.ServerID, now bool) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		changed := silent[id] != now
+		silent[id] = now
+		return changed
+	}
+	observer := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
+		switch d := o.Data.(type) {
+		case raft.FailedHeartbeatObservation:
+			if change(d.PeerID, true) {
+				c.log.Warn("a coordinator does not answer", keyNode, string(d.PeerID))
+			}
+		case raft.ResumedHeartbeatObservation:
+			if change(d.PeerID, false) {
+				c.log.Info("a coordinator answers again", keyNode, string(d.PeerID))
+			}
+		case raft.LeaderObservation:
+			if d.LeaderID != "" && string(d.LeaderID) != c.cfg.ID {
+				c.log.Info("this coordinator follows", keyNode, string(d.LeaderID))
+			}
+		}
+		return false // nothing is to be delivered
+	})
+	c.raft.RegisterObserver(observer)
+	return observer
+}

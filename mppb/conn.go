@@ -216,3 +216,17 @@ func (w *watched) RecvMsg(m any) error {
 		return nil
 	}
 }
+
+// Connect prepares a connection to one coordinator, and to no other. It connects when it is used.
+func Connect(cfg ClientConfig, address string) (*grpc.ClientConn, error) {
+	cfg.Addresses = []string{address}
+	c, err := NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dial(c.cfg, address)
+	if err != nil {
+		return nil, err
+	}
+	return conn.ClientConn, nil
+}
