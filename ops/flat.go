@@ -30,12 +30,17 @@ func (p *Param) Tensor() torch.Tensor {
 	return p.view
 }
 
-// Flat holds named float32 tensors in one buffer, in name order: an optimizer, an all-reduce and a checkpoint each see one
-// slice, a layer sees its own tensor. Convolution weights may lie N H W C in it (channels last).
+// Flat holds named float32 tensors in one buffer: an optimizer and an all-reduce see one slice, a layer sees its own tensor.
+// Convolution weights may lie N H W C in it (channels last).
+//
+// They lie in the order in which NewFlat was given them, for a network that of its layers: the backward pass then fills a
+// gradients' buffer from its end, and their sum over workers can begin there (GradInto). Everything that lists tensors
+// lists them in name order.
 //
 // Lengths: Len elements, every tensor starting at a multiple of 16 (64 bytes); the gaps are zero and stay so.
 type Flat struct {
-	params []*Param
+	params []*Param     // in name order
+	laid   []*Param     // the same as they lie
 	buffer torch.Tensor // [Len]
 	length int64
 	last   bool
@@ -43,14 +48,16 @@ type Flat struct {
 
 const flatAlign = 16
 
-// NewFlat lays the tensors out. Params must have distinct names; their Tensor is valid until Free. The buffer is zero.
+// NewFlat lays the tensors out one after another. Params must have distinct names; their Tensor is valid until Free. The buffer is zero.
 func NewFlat(s *Scope, params []*Param, d DType, channelsLast, gradients bool) (*Flat, error) {
-	f := &Flat{params: slices.Clone(params), last: channelsLast}
+	f := &Flat{params: slices.Clone(params), laid: slices.Clone(params), last: channelsLast}
 	slices.SortFunc(f.params, func(a, b *Param) int { return strings.Compare(a.Name, b.Name) })
 	for i, p := range f.params {
 		if i > 0 && f.params[i-1].Name == p.Name {
 			return nil, fmt.Errorf("lay out parameters: two are named %s", p.Name)
 		}
+	}
+	for _, p := range f.laid {
 		p.offset = f.length
 		f.length += (Numel(p.Shape) + flatAlign - 1) / flatAlign * flatAlign
 	}
@@ -88,10 +95,10 @@ func (f *Flat) viewOf(s *Scope, buffer torch.Tensor, p *Param) torch.Tensor {
 	return s.own(adopt(t))
 }
 
-// viewsOf returns the handles of all parameters' places in a buffer laid out as f is; nil ones after an error of s.
-func (f *Flat) viewsOf(s *Scope, buffer torch.Tensor) []C.mp_tensor {
-	views := make([]C.mp_tensor, len(f.params))
-	for i, p := range f.params {
+// viewsOf returns the handles of the places of params in a buffer laid out as f is; nil ones after an error of s.
+func (f *Flat) viewsOf(s *Scope, buffer torch.Tensor, params []*Param) []C.mp_tensor {
+	views := make([]C.mp_tensor, len(params))
+	for i, p := range params {
 		views[i] = handle(f.viewOf(s, buffer, p))
 	}
 	return views
@@ -144,7 +151,7 @@ func (f *Flat) Gather(s *Scope, tensors []torch.Tensor, buffer torch.Tensor) {
 	}
 	c := s.Child()
 	defer c.Close()
-	from, views := make([]C.mp_tensor, len(tensors)), f.viewsOf(c, buffer)
+	from, views := make([]C.mp_tensor, len(tensors)), f.viewsOf(c, buffer, f.params)
 	for i, p := range f.params {
 		from[i] = handle(tensors[i])
 		if from[i] == nil || views[i] == nil {

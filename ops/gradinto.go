@@ -45,14 +45,14 @@ func (s *Scope) gradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *P
 	c := s.Child()
 	defer c.Close()
 	leaves, offsets := make([]C.mp_tensor, n), make([]C.int64_t, n)
-	for i, p := range f.params {
+	for i, p := range f.laid {
 		leaves[i], offsets[i] = handle(p.leaf), C.int64_t(p.offset)
 		if leaves[i] == nil {
 			s.Fail(fmt.Errorf("gradient into a buffer: parameter %s asks for no gradient", p.Name))
 			return
 		}
 	}
-	views := f.viewsOf(c, into)
+	views := f.viewsOf(c, into, f.laid)
 	if c.err != nil {
 		return
 	}

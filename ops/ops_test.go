@@ -166,7 +166,7 @@ func TestScopeFreesAtOnce(t *testing.T) {
 	}
 }
 
-func TestFlatKeepsNameOrderAndLayout(t *testing.T) {
+func TestFlatKeepsOrderAndLayout(t *testing.T) {
 	on(t, func(s *Scope) error {
 		conv := &Param{Name: "b.weight", Shape: []int64{2, 3, 2, 2}}
 		bias := &Param{Name: "a.bias", Shape: []int64{2}}
@@ -177,6 +177,18 @@ func TestFlatKeepsNameOrderAndLayout(t *testing.T) {
 		defer f.Free()
 		if f.Params()[0] != bias || f.Params()[1] != conv {
 			t.Errorf("parameters are not in name order")
+		}
+		like, err := f.Like(s)
+		if err != nil {
+			return err
+		}
+		defer like.Free()
+		for i, p := range f.Params() {
+			at, _ := f.Span(p)
+			twin, _ := like.Span(like.Params()[i])
+			if want := map[*Param]int64{conv: 0, bias: 32}[p]; at != want || twin != want {
+				t.Errorf("%s lies at %d, in a Flat like it at %d, want %d: as given", p.Name, at, twin, want)
+			}
 		}
 		bytes := make([]byte, 24*4)
 		for i := range bytes {

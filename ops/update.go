@@ -159,8 +159,8 @@ func (f *Flat) Spread(s *Scope, value func(name string) float64) torch.Tensor {
 
 // Like makes a Flat of zeros laid out as f is, without gradients: an optimizer's state, an average.
 func (f *Flat) Like(s *Scope) (*Flat, error) {
-	params := make([]*Param, len(f.params))
-	for i, p := range f.params {
+	params := make([]*Param, len(f.laid))
+	for i, p := range f.laid {
 		params[i] = &Param{Name: p.Name, Shape: p.Shape}
 	}
 	return NewFlat(s, params, f.buffer.Dtype(), f.last, false)
