@@ -103,7 +103,7 @@ func redact(list string) string {
 		one = strings.TrimSpace(one)
 		if at := strings.LastIndexByte(one, '@'); at >= 0 {
 			scheme, _, ok := strings.Cut(one, "://")
-			if !ok || len(scheme) > at {
+			if !ok || strings.ContainsAny(scheme, ":@") {
 				scheme = "nats"
 			}
 			one = scheme + "://" + one[at+1:]

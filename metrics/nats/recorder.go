@@ -34,6 +34,8 @@ func (c RecorderConfig) Validate() error {
 	switch {
 	case c.Durable == "":
 		return fmt.Errorf("%w: a recorder without a name", ErrConfig)
+	case escape(c.Durable) != c.Durable:
+		return fmt.Errorf("%w: a recorder of name %q: letters, digits, - and _ only", ErrConfig, c.Durable)
 	case c.IdleAfter <= 0:
 		return fmt.Errorf("%w: sinks are closed after %v", ErrConfig, c.IdleAfter)
 	}
@@ -48,8 +50,9 @@ func (c RecorderConfig) Validate() error {
 // misses nothing and repeats what it had no time to report, which a sink that looks at the Origin (metrics.JSONL) does not
 // keep twice. Progress is handed on as it passes by, to sinks that are open.
 type Recorder struct {
-	c   RecorderConfig
-	log *slog.Logger
+	c         RecorderConfig
+	log       *slog.Logger
+	ackWithin time.Duration // before the server thinks that a recorder is gone
 
 	mu      sync.Mutex
 	stream  jetstream.Stream // nil: not known
@@ -62,7 +65,7 @@ func NewRecorder(c RecorderConfig) (*Recorder, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Recorder{c: c, log: logger(c.Logger), changed: make(chan struct{})}, nil
+	return &Recorder{c: c, log: logger(c.Logger), ackWithin: 30 * time.Second, changed: make(chan struct{})}, nil
 }
 
 // Sync waits until everything that is stored at the time of the call is recorded. It needs a Run.
@@ -143,7 +146,6 @@ func (r *Recorder) Run(ctx context.Context, sinkOf SinkOf) error {
 const (
 	batchSize  = 256
 	batchLasts = time.Second
-	ackWithin  = 30 * time.Second // before the server thinks that a recorder is gone
 )
 
 // errGap says that the server delivered something that did not arrive.
@@ -221,7 +223,7 @@ func (r *Recorder) open(ctx context.Context, js jetstream.JetStream) (*session, 
 		return nil, err
 	}
 	config := jetstream.ConsumerConfig{
-		Durable: r.c.Durable, Description: "recorder of mp", AckPolicy: jetstream.AckAllPolicy, AckWait: ackWithin,
+		Durable: r.c.Durable, Description: "recorder of mp", AckPolicy: jetstream.AckAllPolicy, AckWait: r.ackWithin,
 		DeliverPolicy: jetstream.DeliverAllPolicy, MaxAckPending: 4 * batchSize,
 	}
 	consumer, err := stream.Consumer(within, r.c.Durable)

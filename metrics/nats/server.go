@@ -218,8 +218,9 @@ func (s *Server) options(host string, port int) *server.Options {
 	o := &server.Options{
 		ServerName: "mp", Host: host, Port: port, NoSigs: true, DisableJetStreamBanner: true,
 		JetStream: true, StoreDir: s.c.StoreDir, SyncInterval: storedWithin,
-		JetStreamMaxMemory: 16 << 20, JetStreamMaxStore: s.c.MaxBytes + 64<<20,
-		Username: s.c.Credentials.User, Password: s.c.Credentials.Password, Authorization: s.c.Credentials.Token,
+		JetStreamMaxMemory: 16 << 20,
+		JetStreamMaxStore:  1 << 50, // the stream has a bound of its own, which may have been larger before
+		Username:           s.c.Credentials.User, Password: s.c.Credentials.Password, Authorization: s.c.Credentials.Token,
 	}
 	o.Cluster.NoAdvertise = true // clients reach it by URL, and by no other address
 	return o

@@ -145,8 +145,11 @@ func (s *Sink) run(ctx context.Context) {
 		case <-s.wake:
 		case <-retry.C:
 		}
-		switch err := p.publish(ctx); {
-		case ctx.Err() != nil:
+		err := p.publish(ctx)
+		switch empty := s.waiting()+len(p.flight) == 0; {
+		case s.isClosed() && empty:
+			return
+		case ctx.Err() != nil: // said above
 		case err != nil:
 			if text := err.Error(); text != said {
 				s.log.Warn("NATS takes no metrics; they wait", keyURL, redact(s.c.URL), keyError, text)
@@ -154,10 +157,8 @@ func (s *Sink) run(ctx context.Context) {
 			}
 			retry.Reset(retryEvery)
 		case p.away(): // wake tells when it is back
-		case len(p.flight) > 0:
+		case !empty:
 			retry.Reset(retryEvery)
-		case s.isClosed() && s.waiting() == 0:
-			return
 		default:
 			said = ""
 		}
@@ -168,10 +169,6 @@ func (s *Sink) run(ctx context.Context) {
 func (s *Sink) take(n int) []entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if dropped := s.queue.takeDropped(); dropped > 0 {
-		s.sequence++
-		s.queue.push(entry{sequence: s.sequence, kind: metrics.KindStory, data: s.confess(dropped)})
-	}
 	var taken []entry
 	for len(taken) < n {
 		e, ok := s.queue.pop()
@@ -179,6 +176,12 @@ func (s *Sink) take(n int) []entry {
 			break
 		}
 		taken = append(taken, e)
+	}
+	if len(taken) > 0 { // there is room for it now
+		if dropped := s.queue.takeDropped(); dropped > 0 {
+			s.sequence++
+			s.queue.push(entry{sequence: s.sequence, kind: metrics.KindStory, data: s.confess(dropped)})
+		}
 	}
 	return taken
 }
