@@ -83,7 +83,7 @@ type SetView struct {
 	Base    uint64   `json:"base"`
 	Job     string   `json:"job,omitempty"` // empty: of no job, with no members
 	Members []Member `json:"members,omitempty"`
-	Reason  string   `json:"reason"`
+	Reason  string   `json:"reason"` // after a worker was lost, State puts that, the first cause, in its place
 	Advice  string   `json:"advice,omitempty"`
 	Fault   bool     `json:"fault,omitempty"`   // it answers a fault
 	FaultMs uint32   `json:"faultMs,omitempty"` // since that was noticed
@@ -228,4 +228,5 @@ type Note struct {
 	Warning bool   `json:"warning,omitempty"`
 	Job     string `json:"job,omitempty"`
 	Worker  uint64 `json:"worker,omitempty"`
+	Waits   bool   `json:"waits,omitempty"` // Text is why Job, which is queued, does not start
 }

@@ -5,7 +5,7 @@
 // same State, byte for byte. Leader is what only the leading coordinator knows and no log holds: who is connected, when it
 // was last heard, how fast it is. Leader.Decide looks at both and says which Commands to propose. The coordinator's loop is:
 //
-//	something happens -> Leader.Connected, Heard, Faulted, Disconnected
+//	something happens -> Leader.Arrive, Connected, Heard, Disconnected
 //	Leader.Decide(now, state) -> commands -> raft -> State.Apply -> tell workers what changed -> Decide again
 //
 // Time that decides anything is the leader's own monotonic clock, handed in as a time.Duration since any fixed moment.

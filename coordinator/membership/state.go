@@ -1,6 +1,12 @@
 package membership
 
-import "encoding/json"
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+)
 
 // State is what the coordinators replicate. Apply changes it and nothing else may; it is encoded as JSON for snapshots, and
 // decoding gives the same State again. Not safe for concurrent use: the owner locks it, or reads it between two Applies.
@@ -115,34 +121,113 @@ type Record struct {
 
 // Cut is the first cause that broke a view.
 type Cut struct {
-	Worker uint64 `json:"worker"`
-	Text   string `json:"text"`
+	Worker        uint64   `json:"worker"`
+	Text          string   `json:"text"` // "worker 3 (host b, cuda:0) vanished at epoch 4 step 112: connection reset"
+	Advice        string   `json:"advice,omitempty"`
+	DetectSeconds float64  `json:"detectSeconds,omitempty"`
+	More          []string `json:"more,omitempty"` // who went after it, at most 3
+	Count         int      `json:"count"`          // how many went in all
 }
 
 // New returns the state of a cluster in which nothing has happened.
 func New() *State { return &State{} }
 
-// Apply executes one entry of the log. It is deterministic and total: a command that cannot be executed is a Result.Err and
-// changes nothing but Index. Entries at or below Index are ignored. It keeps what c points to, which must not change any more.
-func (s *State) Apply(index uint64, c Command) Result { return Result{} }
+func (s *State) find(id uint64) (int, bool) {
+	return slices.BinarySearchFunc(s.Workers, id, func(w *Worker, id uint64) int { return cmp.Compare(w.ID, id) })
+}
 
 // Worker returns who has the ID, or nil.
-func (s *State) Worker(id uint64) *Worker { return nil }
+func (s *State) Worker(id uint64) *Worker {
+	if i, ok := s.find(id); ok {
+		return s.Workers[i]
+	}
+	return nil
+}
 
 // Name is how people know a worker that is in: "worker 3 (host b, cuda:0)".
-func (s *State) Name(id uint64) string { return "" }
+func (s *State) Name(id uint64) string {
+	if w := s.Worker(id); w != nil {
+		return w.name()
+	}
+	return "worker " + strconv.FormatUint(id, 10)
+}
+
+func (w *Worker) short() string {
+	if w.Hello.Name != "" {
+		return w.Hello.Name
+	}
+	return "worker " + strconv.FormatUint(w.ID, 10)
+}
+
+func (w *Worker) name() string {
+	return w.short() + " (host " + w.Hello.Host + ", " + w.Hello.Device + ")"
+}
 
 // Job returns the job with the ID, or nil.
-func (s *State) Job(id string) *Job { return nil }
+func (s *State) Job(id string) *Job {
+	for _, j := range s.Jobs {
+		if j.ID == id {
+			return j
+		}
+	}
+	return nil
+}
 
 // Running returns the job whose place it is, running, paused or draining, or nil.
-func (s *State) Running() *Job { return nil }
+func (s *State) Running() *Job {
+	for _, j := range s.Jobs {
+		if j.holds() {
+			return j
+		}
+	}
+	return nil
+}
+
+func (j *Job) holds() bool {
+	return j.State == JobRunning || j.State == JobDraining || j.State == JobPaused && !j.Parked
+}
+
+// member returns the view's member with the ID, or nil.
+func (v *View) member(id uint64) *Member {
+	for i := range v.Members {
+		if v.Members[i].Worker == id {
+			return &v.Members[i]
+		}
+	}
+	return nil
+}
+
+// steps is the number of updates of an epoch; 0 before the images are known.
+func (j *Job) steps() uint64 {
+	return (uint64(j.Data.TrainImages) + uint64(j.Plan.Batch) - 1) / uint64(j.Plan.Batch)
+}
 
 // Updates is the number of updates of the whole job; 0 before its images are known.
-func (j *Job) Updates() uint64 { return 0 }
+func (j *Job) Updates() uint64 { return j.steps() * uint64(j.Plan.Epochs) }
 
-// Newest returns the newest whole checkpoint, or nil.
-func (j *Job) Newest() *Saved { return nil }
+// Newest returns the newest checkpoint from which training can go on, or nil. The best ones hold parameters only.
+func (j *Job) Newest() *Saved {
+	for i := len(j.Checkpoints) - 1; i >= 0; i-- {
+		if !j.Checkpoints[i].Best {
+			return &j.Checkpoints[i]
+		}
+	}
+	return nil
+}
 
-// Ledger returns the proof of every epoch of which something is known, in order.
-func (j *Job) Ledger() []Ledger { return nil }
+// saved is the update of the newest whole checkpoint; 0: there is none.
+func (j *Job) saved() uint64 {
+	if n := j.Newest(); n != nil {
+		return n.Update
+	}
+	return 0
+}
+
+// at is where the job stands, for people: epochs and steps count from 1.
+func (j *Job) at() string {
+	steps := j.steps()
+	if steps == 0 {
+		return "before the first step"
+	}
+	return fmt.Sprintf("at epoch %d step %d", j.Update/steps+1, j.Update%steps+1)
+}
