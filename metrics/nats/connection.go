@@ -56,7 +56,12 @@ func (c connection) connect(ctx context.Context) (*client.Conn, error) {
 		client.ReconnectBufSize(-1), // what waits, waits in our own queue
 		client.ConnectHandler(func(*client.Conn) { state.back(); tell() }),
 		client.ReconnectHandler(func(*client.Conn) { state.back(); tell() }),
-		client.DisconnectErrHandler(func(_ *client.Conn, err error) { state.away(err); tell() }),
+		client.DisconnectErrHandler(func(_ *client.Conn, err error) {
+			if err != nil { // else we closed it
+				state.away(err)
+			}
+			tell()
+		}),
 		client.ReconnectErrHandler(func(_ *client.Conn, err error) { state.away(err) }),
 		client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { state.trouble(err) }),
 	}
@@ -92,10 +97,7 @@ type awayLog struct {
 func (a *awayLog) away(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	text := "connection closed"
-	if err != nil {
-		text = err.Error()
-	}
+	text := err.Error()
 	if !a.isAway || text != a.said {
 		a.log.Warn("NATS is away; metrics wait", keyError, text)
 	}
@@ -111,12 +113,12 @@ func (a *awayLog) back() {
 	a.isAway, a.said = false, ""
 }
 
-// trouble is an error that does not end the connection, such as a missing permission.
+// trouble is another error, such as a missing permission.
 func (a *awayLog) trouble(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if text := err.Error(); text != a.said {
-		a.log.Warn("NATS refuses something", keyError, text)
+		a.log.Warn("the connection to NATS has an error", keyError, text)
 		a.said = text
 	}
 }

@@ -128,7 +128,8 @@ func (r *Recorder) Run(ctx context.Context, sinkOf SinkOf) error {
 	for said := ""; ctx.Err() == nil; {
 		if nc.IsConnected() {
 			err := r.session(ctx, js, desks)
-			if text := fmt.Sprint(err); ctx.Err() == nil && nc.IsConnected() && text != said {
+			text := fmt.Sprint(err)
+			if ctx.Err() == nil && nc.IsConnected() && !errors.Is(err, client.ErrDisconnected) && text != said {
 				r.log.Warn("recording of metrics is interrupted; it goes on where it was", keyError, text)
 				said = text
 			}
@@ -157,6 +158,8 @@ func (r *Recorder) session(ctx context.Context, js jetstream.JetStream, desks *d
 	if err != nil {
 		return err
 	}
+	lost := js.Conn().StatusChanged(client.RECONNECTING, client.CLOSED)
+	defer js.Conn().RemoveStatusListener(lost)
 	live := make(chan *client.Msg, batchSize)
 	sub, err := js.Conn().ChanSubscribe(liveSubjects, live)
 	if err != nil {
@@ -173,6 +176,8 @@ func (r *Recorder) session(ctx context.Context, js jetstream.JetStream, desks *d
 			select {
 			case <-ctx.Done():
 				return s.settle(desks)
+			case <-lost: // what is under way will not arrive
+				return client.ErrDisconnected
 			case msg := <-live:
 				desks.pass(msg)
 			case msg, ok := <-batch.Messages():
