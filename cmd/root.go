@@ -65,6 +65,7 @@ func verbs() []verb {
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
+		{groupMeasure, newDrillCommand},
 		{groupMeasure, newDoctorCommand},
 		{groupHelp, newCompletionCommand},
 		{groupHelp, newVersionCommand},

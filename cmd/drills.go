@@ -1,0 +1,237 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"mp/job"
+	"mp/mppb"
+)
+
+// drills lists the drills by the numbers of the list of faults to survive.
+func drills() []drill {
+	return []drill{
+		{number: 1, name: "kill", what: "a worker is killed (kill -9), six times, and started again", run: func(ctx context.Context, r *rehearsal) error {
+			return r.hit(ctx, syscall.SIGKILL, 6)
+		}},
+		{number: 2, name: "term", what: "SIGTERM to a worker", run: drillTerm},
+		{number: 3, name: "stop", what: "SIGSTOP to a worker, later SIGCONT", run: drillStop},
+		{number: 4, name: "segv", what: "a worker crashes (SIGSEGV) and is started again", run: func(ctx context.Context, r *rehearsal) error {
+			return r.hit(ctx, syscall.SIGSEGV, 1)
+		}},
+		{number: 7, name: "slow", what: "nine tenths of a worker's time are stolen", spec: longer(2), run: drillSlow},
+		{number: 10, name: "moments", what: "workers die at random moments of a step, twelve times", spec: longer(2), run: drillMoments},
+		{number: 11, name: "joiner", what: "a joiner dies while it copies; then its donor does", spec: longer(2), run: drillJoiner},
+		{number: 12, name: "last", what: "all workers but one die at once", run: drillLast},
+		{number: 13, name: "minimum", what: "below --min-workers, and back", minWorkers: 2, run: drillMinimum},
+		{number: 14, name: "leader", what: "the leader of three coordinators is killed", coordinators: 3, spec: longer(2), run: drillLeader},
+		{number: 15, name: "coordinators", what: "a follower is killed, then the majority, then all; all are started again", coordinators: 3, spec: longer(3), run: drillCoordinators},
+		{number: 16, name: "partition", what: "the leader of three coordinators is cut off (SIGSTOP), and comes back", coordinators: 3, spec: longer(2), run: drillPartition},
+		{number: 18, name: "twice", what: "two workers claim one device", run: drillTwice},
+		{number: 20, name: "saving", what: "the worker that writes checkpoints dies while it writes, again and again",
+			spec: func(s *job.Spec) { s.CheckpointEvery = 1 }, run: drillSaving},
+		{number: 22, name: "scale", what: "1, 4, 2, 4 workers", spec: longer(2), run: drillScale},
+		{number: 23, name: "nats", what: "the NATS server is killed, and started again ten seconds later", nats: true, spec: longer(3), run: drillNATS},
+		{number: 24, name: "preempted", what: "SIGTERM to two of three workers at once", run: drillPreempted},
+		{number: 25, name: "lemon", what: "one worker dies again and again", spec: longer(2), run: drillLemon},
+		{number: 28, name: "churn", what: "for 40 s a worker is killed or started every half to two seconds, among four", spec: longer(6), run: drillChurn},
+		{number: 30, name: "everybody", what: "all workers die at once and are started again", run: drillEverybody},
+	}
+}
+
+// longer makes a job so many times as long.
+func longer(times int) func(*job.Spec) {
+	return func(s *job.Spec) { s.Epochs *= times }
+}
+
+// crew starts n workers, submits the job and waits until all compute.
+func (r *rehearsal) crew(ctx context.Context, n int) error {
+	for i := 1; i <= n; i++ {
+		if _, err := r.startWorker(i); err != nil {
+			return err
+		}
+	}
+	if err := r.submit(ctx, r.spec); err != nil {
+		return err
+	}
+	if err := r.untilWorkers(ctx, n); err != nil {
+		return err
+	}
+	return r.more(ctx, 5)
+}
+
+// more waits for n further updates.
+func (r *rehearsal) more(ctx context.Context, n uint64) error {
+	return r.untilUpdate(ctx, r.now().GetUpdate()+n)
+}
+
+// answered waits for the first warning after a moment and for the next commit, and returns both times.
+func (r *rehearsal) answered(ctx context.Context, at time.Time) (noticed, next time.Duration, text string, err error) {
+	err = r.until(ctx, 30*time.Second, "somebody to notice", func() bool { return len(r.eventsSince(at, isWarning)) > 0 })
+	if err != nil {
+		return 0, 0, "", err
+	}
+	e := r.eventsSince(at, isWarning)[0]
+	noticed = time.Unix(0, e.Time).Sub(at)
+	err = r.until(ctx, 30*time.Second, "the next step", func() bool { return r.nextCommit(at.Add(noticed)) > 0 })
+	return noticed, noticed + r.nextCommit(at.Add(noticed)), e.Text, err
+}
+
+func isWarning(e *mppb.Event) bool { return e.Warning }
+
+// hit sends a deadly signal to one worker after another, starts each again, and measures.
+func (r *rehearsal) hit(ctx context.Context, s syscall.Signal, times int) error {
+	const workers = 3
+	if err := r.crew(ctx, workers); err != nil {
+		return err
+	}
+	var noticed, next []time.Duration
+	named := 0
+	for i := range times {
+		number := 1 + i%workers
+		victim := r.workers[fmt.Sprintf("worker %d", number)]
+		at := time.Now()
+		victim.signal(s)
+		n, after, text, err := r.answered(ctx, at)
+		if err != nil {
+			return err
+		}
+		noticed, next = append(noticed, n), append(next, after)
+		if strings.Contains(text, victim.name) {
+			named++
+		} else {
+			fmt.Fprintf(r.out, "  the story does not name %s: %s\n", victim.name, text)
+		}
+		<-victim.done
+		if _, err := r.startWorker(number); err != nil {
+			return err
+		}
+		if err := r.untilWorkers(ctx, workers); err != nil {
+			return err
+		}
+		if err := r.more(ctx, uint64(2+r.random.IntN(4))); err != nil {
+			return err
+		}
+	}
+	slices.Sort(noticed)
+	slices.Sort(next)
+	r.within("noticed, the slowest", noticed[len(noticed)-1], 200*time.Millisecond)
+	r.within("next step, median", next[len(next)/2], 2*time.Second)
+	r.within("next step, the slowest", next[len(next)-1], 5*time.Second)
+	r.check(named == times, "the first cause names the worker", fmt.Sprint(named), fmt.Sprint(times))
+	return nil
+}
+
+func drillTerm(ctx context.Context, r *rehearsal) error {
+	if err := r.crew(ctx, 3); err != nil {
+		return err
+	}
+	return r.drained(ctx, r.workers["worker 2"])
+}
+
+// drained asks workers to leave and checks how they do.
+func (r *rehearsal) drained(ctx context.Context, leaving ...*process) error {
+	at := time.Now()
+	for _, p := range leaving {
+		p.signal(syscall.SIGTERM)
+	}
+	for _, p := range leaving {
+		select {
+		case <-p.done:
+		case <-time.After(15 * time.Second):
+			return fmt.Errorf("%s is still there 15 s after SIGTERM", p.name)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.within(p.name+" is gone", time.Since(at), 10*time.Second)
+		r.check(p.code == exitDrained, p.name+" ends with", p.cause, fmt.Sprintf("exit status %d", exitDrained))
+	}
+	warnings := r.eventsSince(at, isWarning)
+	r.check(len(warnings) == 0, "warnings", fmt.Sprint(len(warnings)), "0")
+	return nil
+}
+
+func drillStop(ctx context.Context, r *rehearsal) error {
+	if err := r.crew(ctx, 3); err != nil {
+		return err
+	}
+	victim := r.workers["worker 2"]
+	before := r.identity(victim.name)
+	at := time.Now()
+	victim.signal(syscall.SIGSTOP)
+	noticed, next, _, err := r.answered(ctx, at)
+	victim.signal(syscall.SIGCONT)
+	if err != nil {
+		return err
+	}
+	limit := r.failAfter * 3 / 2
+	r.within("noticed", noticed, limit)
+	r.within("next step", next, limit+2*time.Second)
+	if err := r.until(ctx, 30*time.Second, "the stopped worker to be back", func() bool { i := r.identity(victim.name); return i != 0 && i != before }); err != nil {
+		return err
+	}
+	r.check(true, "identity after SIGCONT", fmt.Sprint(r.identity(victim.name)), fmt.Sprintf("another than %d", before))
+	return r.untilWorkers(ctx, 3)
+}
+
+// identity is the number by which the cluster knows a worker now; 0: it does not.
+func (r *rehearsal) identity(name string) uint64 {
+	for _, w := range r.workersNow() {
+		if strings.HasPrefix(w.Name, name) {
+			return w.Worker
+		}
+	}
+	return 0
+}
+
+func drillSlow(ctx context.Context, r *rehearsal) error {
+	if err := r.crew(ctx, 2); err != nil {
+		return err
+	}
+	victim := r.workers["worker 2"]
+	before := r.shardsOf(victim.name)
+	stolen, stop := context.WithCancel(ctx)
+	thief := make(chan struct{})
+	go func() {
+		defer close(thief)
+		defer victim.signal(syscall.SIGCONT)
+		for stolen.Err() == nil {
+			victim.signal(syscall.SIGSTOP)
+			time.Sleep(45 * time.Millisecond)
+			victim.signal(syscall.SIGCONT)
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	defer func() { stop(); <-thief }()
+	at, from := time.Now(), r.now().GetUpdate()
+	slow := func(e *mppb.Event) bool { return e.Topic == "slow" }
+	if err := r.until(ctx, time.Minute, "the slow worker to be named", func() bool { return len(r.eventsSince(at, slow)) > 0 }); err != nil {
+		return err
+	}
+	e := r.eventsSince(at, slow)[0]
+	steps := e.Update - from
+	if e.Update == 0 {
+		steps = r.now().GetUpdate() - from
+	}
+	r.check(steps <= 20, "named within steps", fmt.Sprint(steps), "at most 20")
+	r.check(strings.Contains(e.Text, victim.name), "named", e.Text, "tells of "+victim.name)
+	if err := r.until(ctx, time.Minute, "its shards to shrink", func() bool { return r.shardsOf(victim.name) < before }); err != nil {
+		return err
+	}
+	r.check(true, "its shards", fmt.Sprint(r.shardsOf(victim.name)), fmt.Sprintf("fewer than %d", before))
+	return nil
+}
+
+// shardsOf is the number of shards that a worker has now.
+func (r *rehearsal) shardsOf(name string) int {
+	for _, w := range r.workersNow() {
+		if strings.HasPrefix(w.Name, name) {
+			return len(w.Shards)
+		}
+	}
+	return 0
+}
