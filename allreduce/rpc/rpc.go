@@ -1,16 +1,15 @@
-// Package rpc is the all-reduce between processes: a ring over gRPC streams.
+// Package rpc is the all-reduce between processes: a ring over gRPC streams, in which every member connects to its right
+// neighbour. Between processes of one machine the vectors' bytes go through shared memory, and the streams say where they lie.
 //
-// It owns the frames, the handshake and the ring's order of work. It must never import the protocol's messages, tensors or
-// a worker: frames are bytes of its own. Start reading at Server.Form, then ring.go.
+// It owns the frames, the handshake, the signs of life and the ring's traffic. It must never import the protocol's messages,
+// tensors or a worker: frames are bytes of its own. Start reading at Server.Form (form.go), then group.go, then sum.go.
 package rpc
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
-
-	"google.golang.org/grpc"
 
 	"mp/allreduce"
 )
@@ -18,16 +17,23 @@ import (
 // ErrConfig is wrapped by the error of Form for a Config that cannot be.
 var ErrConfig = errors.New("bad ring configuration")
 
-// Config says which group to form. All members give the same Job, View and number of Members.
+// Config says which group to form. All members give the same Job, View, Members, Piece and Connections.
 type Config struct {
 	Job     string
-	View    uint64
-	Rank    int // this member's index in Members
+	View    uint64 // numbers grow over the life of a Server
+	Rank    int    // this member's index in Members
 	Members []Member
 	// FailAfter is how long a neighbour may be silent; a peer that computes is not silent, one that is stopped is.
 	FailAfter time.Duration
 	Kernels   allreduce.Kernels // Add is used; nil: plain Go
 	Logger    *slog.Logger      // nil: silent
+
+	// Piece is the greatest number of bytes of a vector in one message; 0: chosen by the vector's length.
+	Piece int
+	// Connections carry the sums to the right neighbour; 0: one. Shared memory needs one.
+	Connections int
+	// Inline sends the vectors' bytes in the streams even where shared memory would do, to measure that way.
+	Inline bool
 }
 
 // Member is where a member of the group is reached.
@@ -35,22 +41,24 @@ type Member struct {
 	Address string // host:port, or unix:/path for one of the same machine
 }
 
-// Server accepts the streams of this process's neighbours, for one group after another.
-type Server struct{}
+// maxPiece is below gRPC's usual limit of a message, 4 MiB.
+const maxPiece = 2 << 20
 
-// NewServer returns a server that belongs to no group yet.
-func NewServer() *Server { return &Server{} }
-
-// ServerOptions are the options that a grpc.Server needs to carry a ring: its codec (which leaves the messages of other
-// services to the usual one) and buffers of a size that fits.
-func ServerOptions() []grpc.ServerOption { return nil }
-
-// Register adds the ring's service to a server that was made with ServerOptions.
-func (s *Server) Register(r grpc.ServiceRegistrar) {}
-
-// Form connects to the neighbours and blocks until both are there: a neighbour that forms the view later is waited for
-// until ctx ends. A neighbour of another view is refused, which it sees as codes.FailedPrecondition; one of a newer view
-// waits until this process forms that view. The group of an older view is closed. ctx is for forming only.
-func (s *Server) Form(ctx context.Context, c Config) (allreduce.Group, error) {
-	return nil, errors.New("not yet")
+// Validate reports what is wrong with c; its error wraps ErrConfig.
+func (c Config) Validate() error {
+	n := len(c.Members)
+	switch {
+	case n == 0 || c.Rank < 0 || c.Rank >= n:
+		return fmt.Errorf("%w: rank %d of %d members", ErrConfig, c.Rank, n)
+	case c.FailAfter <= 0:
+		return fmt.Errorf("%w: FailAfter must be positive, it is %v", ErrConfig, c.FailAfter)
+	case c.Piece < 0 || c.Piece > maxPiece || c.Piece%4 != 0:
+		return fmt.Errorf("%w: a piece of %d bytes: want a multiple of 4 up to %d", ErrConfig, c.Piece, maxPiece)
+	case c.Connections < 0 || c.Connections > 64:
+		return fmt.Errorf("%w: %d connections: want up to 64", ErrConfig, c.Connections)
+	}
+	if n > 1 && c.Members[(c.Rank+1)%n].Address == "" {
+		return fmt.Errorf("%w: rank %d has no address", ErrConfig, (c.Rank+1)%n)
+	}
+	return nil
 }

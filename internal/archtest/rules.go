@@ -30,7 +30,7 @@ func rooms() []room {
 		{"data", []string{"ops/pixel"}, []string{"golang.org/x/sys/...", "golang.org/x/sync/...", "golang.org/x/image/..."},
 			"data must not need libtorch: decoding and packing work on machines that cannot train"},
 		{"allreduce", nil, nil, "a sum knows nothing of what is summed"},
-		{"allreduce/rpc", []string{"allreduce"}, []string{"google.golang.org/grpc/...", "golang.org/x/sync/..."}, "a mechanism knows its interface and nothing above it; frames are bytes of its own"},
+		{"allreduce/rpc", []string{"allreduce"}, []string{"google.golang.org/grpc/...", "golang.org/x/sys/..."}, "a mechanism knows its interface and nothing above it; frames are bytes of its own"},
 		{"allreduce/inproc", []string{"allreduce"}, nil, "a mechanism knows its interface and nothing above it"},
 		{"allreduce/allreducetest", []string{"allreduce"}, nil, "the conformance suite knows the interface only, so that it fits every mechanism"},
 		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
