@@ -106,6 +106,8 @@ $(LIB)/libmpops.so: $(OPS_SRC:ops/csrc/%.cc=$(OBJ)/ops/%.o)
 	@echo "link $(@F)"
 	$(Q)$(CXX) -shared $^ -o $@ $(TORCHLINK)
 
+# Resizing has floats whose last bit counts.
+$(OBJ)/pixel/resize.o: CXXFLAGS += -ffp-contract=off
 $(OBJ)/pixel/%.o: ops/pixel/csrc/%.cc $(HEADERS)
 	@mkdir -p $(@D)
 	@echo "compile $<"

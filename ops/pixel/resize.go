@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// Resize returns m as w x h pixels, interpolated as OpenCV's resize does for uint8 (Nearest is its INTER_NEAREST_EXACT):
+// Resize returns m as w x h pixels, to the bit as OpenCV's resize interpolates uint8 (Nearest is its INTER_NEAREST_EXACT):
 // centres of pixels at halves, nothing smoothed before shrinking. The error is ErrArgument.
 func Resize(m Image, w, h int, how Interpolation) (Image, error) {
 	if m.W < 1 || m.H < 1 || len(m.Pix) != m.W*m.H*3 {

@@ -28,7 +28,8 @@ func TestResize(t *testing.T) {
 	}
 }
 
-// testdata/opencv.bin is what OpenCV's own resize makes of a small picture: see testdata/opencv.py.
+// testdata/opencv.bin is what OpenCV's own resize makes of a small picture: see testdata/opencv.py. The heights and widths
+// leave pixels over from OpenCV's vectors, which round otherwise.
 func TestResizeOpenCV(t *testing.T) {
 	want, err := os.ReadFile("testdata/opencv.bin")
 	if err != nil {
@@ -49,8 +50,7 @@ func TestResizeOpenCV(t *testing.T) {
 				t.Fatal(err)
 			}
 			d, at := largest(t, got.Pix, want[:len(got.Pix)])
-			t.Logf("to %v, interpolation %d: largest difference %d", to, how, d)
-			if d > 1 || how == Nearest && d > 0 {
+			if d > 0 {
 				t.Errorf("to %v, interpolation %d: largest difference %d at byte %d", to, how, d, at)
 			}
 			want = want[len(got.Pix):]
@@ -86,5 +86,18 @@ func TestResizeRefuses(t *testing.T) {
 		if err := f(); !errors.Is(err, ErrArgument) {
 			t.Errorf("%s: error %v, want ErrArgument", name, err)
 		}
+	}
+}
+
+func BenchmarkResize(b *testing.B) {
+	m := picture(Side, Side, 1)
+	for how, name := range []string{"nearest", "bilinear", "bicubic"} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := Resize(m, 144, 144, Interpolation(how)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

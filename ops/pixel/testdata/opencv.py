@@ -2,6 +2,7 @@
 import cv2
 import numpy as np
 
+cv2.setUseOptimized(False)  # the code for any processor: what is compiled for newer ones rounds some cubic pixels otherwise
 x, y, c = np.arange(32)[None, :, None], np.arange(24)[:, None, None], np.arange(3)[None, None, :]
 picture = ((x * x * (c + 3) + y * y * 7 + x * y * (5 - c)) % 256).astype(np.uint8)
 with open("opencv.bin", "wb") as f:
