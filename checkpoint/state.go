@@ -51,6 +51,8 @@ type Meta struct {
 	WeightDecay float64 `json:"weight_decay,omitempty"`
 	// Job is the specification of the run that wrote the checkpoint, as JSON; this package does not look into it.
 	Job json.RawMessage `json:"job,omitempty"`
+	// Ledger is the run's own count of the samples it has seen, as JSON; this package does not look into it.
+	Ledger json.RawMessage `json:"ledger,omitempty"`
 	// Source names the format that the state was read from: "mp", "safetensors" or "pytorch". Read sets it; it is not
 	// stored.
 	Source string `json:"-"`

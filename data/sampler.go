@@ -72,14 +72,26 @@ func (s *Sampler) Shard(epoch, step, shard, shards int) []int32 {
 	return s.appendShard(nil, epoch, step, shard, shards)
 }
 
-// appendShard is Shard without a new slice for every call.
-func (s *Sampler) appendShard(ids []int32, epoch, step, shard, shards int) []int32 {
+// Size is the number of images of Shard(epoch, step, shard, shards), in any epoch.
+func (s *Sampler) Size(step, shard, shards int) int {
+	from, to := s.span(step, shard, shards)
+	return to - from
+}
+
+// span is where a shard lies in an epoch's order.
+func (s *Sampler) span(step, shard, shards int) (from, to int) {
 	if step < 0 || step >= s.Steps() || shard < 0 || shard >= shards {
 		panic(fmt.Sprintf("data: shard %d of %d of step %d of %d", shard, shards, step, s.Steps()))
 	}
 	first := step * s.batch
 	size := min(s.batch, s.n-first)
-	return s.appendSpan(ids, epoch, first+size*shard/shards, first+size*(shard+1)/shards)
+	return first + size*shard/shards, first + size*(shard+1)/shards
+}
+
+// appendShard is Shard without a new slice for every call.
+func (s *Sampler) appendShard(ids []int32, epoch, step, shard, shards int) []int32 {
+	from, to := s.span(step, shard, shards)
+	return s.appendSpan(ids, epoch, from, to)
 }
 
 // appendSpan appends the images at positions from..to-1 of an epoch's order.

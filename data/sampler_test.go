@@ -102,6 +102,9 @@ func TestBatchesAndShardsCoverAnEpoch(t *testing.T) {
 				var joined []int32
 				for shard := range shards {
 					part := s.Shard(0, step, shard, shards)
+					if got := s.Size(step, shard, shards); got != len(part) {
+						t.Fatalf("%+v: shard %d of %d holds %d images, Size says %d", c, shard, shards, len(part), got)
+					}
 					if size := len(s.Batch(0, step)); len(part) < size/shards || len(part) > (size+shards-1)/shards {
 						t.Fatalf("%+v: shard %d of %d of %d images holds %d", c, shard, shards, size, len(part))
 					}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -30,12 +31,13 @@ type DeviceConfig struct {
 // Device is one processor and the one OS thread that owns its work: libtorch keeps thread counts, the current stream and
 // the gradient mode in thread-local memory.
 type Device struct {
-	config DeviceConfig
-	work   chan func()
-	quit   chan struct{} // closed by Close
-	done   chan struct{} // closed when the thread has ended
-	once   sync.Once
-	widen  bool // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
+	config  DeviceConfig
+	work    chan func()
+	quit    chan struct{} // closed by Close
+	done    chan struct{} // closed when the thread has ended
+	once    sync.Once
+	threads atomic.Int64
+	widen   bool // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
 
 	message [C.MP_ERR]C.char // of the device's thread
 }
@@ -50,6 +52,7 @@ func OpenDevice(config DeviceConfig) (*Device, error) {
 		return nil, fmt.Errorf("open device: threads %d, GPU %d: both must not be negative", config.Threads, config.GPU)
 	}
 	d := &Device{config: config, work: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
+	d.threads.Store(int64(config.Threads))
 	started := make(chan error)
 	go d.loop(started)
 	if err := <-started; err != nil {
@@ -153,7 +156,7 @@ func (d *Device) Close() {
 func (d *Device) IsCPU() bool { return d.config.GPU == CPU }
 
 // Threads returns the intra-op threads of the device.
-func (d *Device) Threads() int { return d.config.Threads }
+func (d *Device) Threads() int { return int(d.threads.Load()) }
 
 // String names the device as PyTorch does: "cpu", "cuda:1".
 func (d *Device) String() string {
@@ -161,6 +164,18 @@ func (d *Device) String() string {
 		return "cpu"
 	}
 	return fmt.Sprintf("cuda:%d", d.config.GPU)
+}
+
+// SetThreads changes the intra-op threads of the device, at least 1.
+func (d *Device) SetThreads(ctx context.Context, threads int) error {
+	return d.Do(ctx, func(s *Scope) error {
+		var message [C.MP_ERR]C.char
+		if err := check(C.mp_set_threads(C.int(threads), &message[0]), "set threads", &message); err != nil {
+			return err
+		}
+		d.threads.Store(int64(threads))
+		return nil
+	})
 }
 
 // Synchronize waits until the device has done everything asked of it.

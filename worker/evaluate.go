@@ -64,7 +64,7 @@ func (e Evaluation) Score(ctx context.Context, loader *data.Loader, progress fun
 			return err
 		}
 		t := count(logits, b.Labels)
-		t.loss = crossEntropy(logits, b.Labels)
+		t.lose(crossEntropy(logits, b.Labels), len(b.Labels))
 		total.add(t)
 		if progress != nil {
 			progress(int(total.images))

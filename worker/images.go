@@ -1,36 +1,102 @@
 package worker
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"mp/data"
 	"mp/job"
 )
 
-// trainLoader delivers every shard from the next update to the last one of the run.
-func (w *Worker) trainLoader() (*data.Loader, error) {
-	recipe, err := data.NewRecipe(w.Spec.Augment)
+// feed delivers a member's shards, update after update. It outlives a view whose successor gives the member the same shards.
+type feed struct {
+	replica *replica
+	mine    []int // shards of every step, in the order of delivery
+	loader  *data.Loader
+	update  int // the one that delivery is in
+	given   int // shards of it that were delivered
+}
+
+// newFeed starts to prepare shards from the replica's next update on to the last of the run. Close it.
+func newFeed(r *replica, mine []int) (*feed, error) {
+	f := &feed{replica: r, mine: mine, update: r.at.Done}
+	if len(mine) == 0 || r.at.Done == r.total() {
+		return f, nil
+	}
+	recipe, err := data.NewRecipe(r.spec.Augment)
 	if err != nil {
 		return nil, err
 	}
-	if w.Spec.Mixup > 0 || w.Spec.Cutmix > 0 {
-		recipe.Mixup, recipe.Cutmix = w.Spec.Mixup, w.Spec.Cutmix
+	if r.spec.Mixup > 0 || r.spec.Cutmix > 0 {
+		recipe.Mixup, recipe.Cutmix = r.spec.Mixup, r.spec.Cutmix
 	}
-	steps := w.sampler.Steps()
-	return data.NewLoader(data.LoaderConfig{
-		Images: w.Train, Sampler: w.sampler, Recipe: recipe, Seed: w.Spec.Seed, Shards: w.Spec.Shards,
-		FirstEpoch: w.done / steps, FirstStep: w.done % steps, Epochs: w.Spec.Epochs,
-		Size: w.sizes.At, MaxSize: w.sizes.Max(), BFloat16: w.Spec.Precision == job.BF16, ChannelsLast: w.Spec.ChannelsLast,
+	steps := r.steps()
+	f.loader, err = data.NewLoader(data.LoaderConfig{
+		Images: r.train, Sampler: r.sampler, Recipe: recipe, Seed: r.spec.Seed, Shards: r.spec.Shards, Mine: mine,
+		FirstEpoch: r.at.Done / steps, FirstStep: r.at.Done % steps, Epochs: r.spec.Epochs,
+		Size: r.sizes.At, MaxSize: r.sizes.Max(), BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
-// valLoader delivers all validation images once, in order, as an epoch's validation sees them.
-func (w *Worker) valLoader(epoch int) (*data.Loader, error) {
-	return NewImages(w.Val, ImageConfig{
-		Batch: w.Spec.ValBatch, Scale: w.Spec.Scale, Interpolation: w.Spec.Interpolation, Seed: w.Spec.Seed, Epoch: epoch,
-		BFloat16: w.Spec.Precision == job.BF16, ChannelsLast: w.Spec.ChannelsLast,
-	})
+// serves says whether the feed can go on for these shards of the replica's next update: what it has delivered of that one
+// must have been computed.
+func (f *feed) serves(mine []int) bool {
+	if f == nil || !slices.Equal(f.mine, mine) || f.update != f.replica.at.Done {
+		return false
+	}
+	for _, s := range mine[:f.given] {
+		if f.replica.size(s) > 0 && !f.replica.computed(s) {
+			return false
+		}
+	}
+	return true
+}
+
+// missing are the shards of the next update that have images and are not computed.
+func (f *feed) missing() []int {
+	var out []int
+	for _, s := range f.mine {
+		if f.replica.size(s) > 0 && !f.replica.computed(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// next delivers the next shard of the replica's next update that is missing. Release it.
+func (f *feed) next(ctx context.Context) (*data.Batch, error) {
+	for {
+		if f.given == len(f.mine) {
+			f.given = 0
+			f.update++
+		}
+		b, err := f.loader.Next(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("load update %d: %w", f.update+1, err)
+		}
+		f.given++
+		if f.update == f.replica.at.Done && len(b.IDs) > 0 && !f.replica.computed(b.Shard) {
+			return b, nil
+		}
+		b.Release()
+	}
+}
+
+func (f *feed) close() {
+	if f != nil && f.loader != nil {
+		f.loader.Close()
+	}
+}
+
+// size is the number of images of a shard of the next update.
+func (r *replica) size(shard int) int {
+	return r.sampler.Size(r.at.Done%r.steps(), shard, r.spec.Shards)
 }
 
 // ImageConfig says how images come to a network that only answers.
@@ -42,6 +108,10 @@ type ImageConfig struct {
 	Epoch         int    // likewise
 	BFloat16      bool   // float32 where false
 	ChannelsLast  bool
+
+	parts int   // into how many parts a validation is cut: a batch is of Batch*parts images; 0: one
+	mine  []int // those delivered; nil: all
+	step  int   // the first batch
 }
 
 // NewImages delivers every image of p once, in order, the last batch perhaps smaller. Close the loader.
@@ -57,12 +127,14 @@ func NewImages(p data.Images, c ImageConfig) (*data.Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	sequence, err := data.NewSequence(p.Len(), c.Batch)
+	parts := max(c.parts, 1)
+	sequence, err := data.NewSequence(p.Len(), c.Batch*parts)
 	if err != nil {
 		return nil, err
 	}
 	return data.NewLoader(data.LoaderConfig{
-		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, FirstEpoch: c.Epoch, Epochs: c.Epoch + 1,
+		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: parts, Mine: c.mine,
+		FirstEpoch: c.Epoch, FirstStep: c.step, Epochs: c.Epoch + 1,
 		BFloat16: c.BFloat16, ChannelsLast: c.ChannelsLast,
 	})
 }

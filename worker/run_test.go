@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"mp/allreduce/inproc"
 	"mp/checkpoint"
 	"mp/data"
 	"mp/job"
@@ -91,7 +90,7 @@ func train(t *testing.T, s job.Spec, dir string, p [2]*data.Pack, stop int) (Res
 	defer device.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	w, err := New(ctx, Config{Spec: s, Train: p[0], Val: p[1], Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{stop, stop == whileValidating, cancel}})
+	w, err := New(ctx, Config{Spec: s, Train: p[0], Val: p[1], Directory: dir, Device: device, Sink: stopAt{stop, stop == whileValidating, cancel}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,13 +159,6 @@ func TestAnotherRunsBestIsNotThisOnes(t *testing.T) {
 	}
 }
 
-func TestCounting(t *testing.T) {
-	got := count([]float32{3, 1, 2, 0, 5, 9}, []int64{0, 1}).score()
-	if got.Top1 != 50 || got.Top5 != 100 || got.Images != 2 {
-		t.Errorf("got %+v, want one of two images right", got)
-	}
-}
-
 func TestWrongCheckpointsAreRefused(t *testing.T) {
 	trainPack, valPack := packs(t)
 	dir := t.TempDir()
@@ -179,7 +171,7 @@ func TestWrongCheckpointsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	c := Config{Train: trainPack, Val: valPack, Directory: dir, Device: device, Group: inproc.New(1)[0], Sink: stopAt{}}
+	c := Config{Train: trainPack, Val: valPack, Directory: dir, Device: device, Sink: stopAt{}}
 	c.Spec = short(t, job.ModelSceneNet, 1)
 	c.Spec.Resume = dir
 	if _, err := New(context.Background(), c); !errors.Is(err, job.ErrConfig) {

@@ -3,86 +3,190 @@ package worker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	torch "github.com/wangkuiyi/gotorch"
 
 	"mp/allreduce"
 	"mp/data"
 	"mp/model"
+	"mp/mppb"
 	"mp/ops"
 	"mp/optim"
 )
 
 // Legend: N images of a shard, S side of the image, K classes, P elements of the parameters' flat buffer.
 
-// step computes one update of the run: the gradient of every shard, their sum over the group, one change of the weights.
-// Its result is the whole batch's, on every worker the same.
-func (w *Worker) step(ctx context.Context, shards []*data.Batch, rate float64) (tally, error) {
-	var got tally
-	err := w.Device.Do(ctx, func(s *ops.Scope) error {
-		s.CopyInto(w.before, w.model.Buffers.Buffer())
-		for i, shard := range shards {
-			w.shard(s, shard, i == 0)
-		}
-		if err := w.reduce(ctx, s); err != nil {
-			return err
-		}
-		update := optim.Update{Rate: rate, Scale: 1 / float64(w.Spec.Shards), MaxNorm: w.Spec.ClipGrad, Average: w.average}
-		if w.Spec.ClipGrad > 0 {
-			update.Norm = s.Norm(w.sum.grads)
-		}
-		w.model.Buffers.CopyFrom(s, s.Scale(w.sum.stats, update.Scale))
-		w.optimizer.Step(s, w.sum.grads, update)
-		if ops.Defined(update.Norm) {
-			w.norm = s.Item(update.Norm) * update.Scale
-		}
-		got = tallyOf(ops.Values[float32](s, w.sum.tally))
-		return s.Err()
-	})
-	if err != nil {
+// step computes one update of the run: the vectors of this member's shards, their sum over the group, one change of the
+// weights. What it changes is the whole batch's, on every member the same; a step that fails changes nothing, and the
+// shards that it had finished are kept for the next try.
+func (v *visit) step(ctx context.Context) (tally, error) {
+	r := v.replica
+	if err := v.supply(); err != nil {
 		return tally{}, err
 	}
-	w.done++
-	return got, nil
+	var last *data.Batch // its backward pass overlaps with the sum
+	for missing := v.feed.missing(); len(missing) > 0; missing = missing[1:] {
+		b, err := v.next(ctx)
+		if err != nil {
+			return tally{}, err
+		}
+		if len(missing) == 1 {
+			last = b
+			break
+		}
+		err = v.compute(ctx, b, nil)
+		b.Release()
+		if err != nil {
+			return tally{}, err
+		}
+	}
+	if err := v.reduce(ctx, last); err != nil {
+		return tally{}, err
+	}
+	return r.commit(r.sum.host)
 }
 
-// shard adds one shard's gradients, running statistics and tally to w.sum; the first one overwrites it. What it adds
-// depends on the shard alone: every shard starts from the statistics before the step.
-func (w *Worker) shard(s *ops.Scope, b *data.Batch, first bool) {
-	c := s.Child()
-	defer c.Close()
-	w.model.Buffers.CopyFrom(c, w.before)
-	logits := w.model.Forward(c, images(c, b), model.Mode{Train: true, Keys: b.Keys}) // [N K]
-	loss := c.CrossEntropy(logits, targets(c, b), w.Spec.LabelSmoothing, ops.ReduceMean)
-	grads := c.Grad(loss, w.model.Params.Leaves()...)
-
-	into := w.sum
-	if !first {
-		into = w.part
-	}
-	w.model.Params.Gather(c, grads, into.grads)
-	c.CopyInto(into.stats, w.model.Buffers.Buffer())
-	t := count(ops.Values[float32](c, logits), b.Labels)
-	t.loss = c.Item(loss) * t.images
-	c.CopyInto(into.tally, ops.From(c, t.floats(), tallySize))
-	if !first {
-		c.CopyInto(w.sum.whole, c.Add(w.sum.whole, w.part.whole))
-	}
-}
-
-// reduce sums w.sum over the group.
-func (w *Worker) reduce(ctx context.Context, s *ops.Scope) error {
-	if err := s.Err(); err != nil || w.Group.Size() == 1 {
+// compute makes one shard's vector.
+func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
-	mine := ops.Values[float32](s, w.sum.whole)
-	host := make([]float32, len(mine))
-	terms := allreduce.Terms{Total: w.Group.Size(), Shards: []int{w.Group.Rank()}, Vectors: [][]float32{mine}}
-	if err := allreduce.SumShards(ctx, w.Group, terms, host); err != nil {
-		return fmt.Errorf("sum gradients: %w", err)
+	v.phase(mppb.Phase_COMPUTING)
+	began := time.Now()
+	if err := v.replica.shard(b, ready); err != nil {
+		return fmt.Errorf("shard %d: %w", b.Shard, advise(err))
 	}
-	s.CopyInto(w.sum.whole, ops.From(s, host, int64(len(host))))
-	return s.Err()
+	v.pace.shard.add(time.Since(began))
+	v.control.beat()
+	return nil
+}
+
+// reduce sums the vectors of all members' shards into the replica's sum. last is a shard still to be computed, nil for
+// none: on a CPU, what its backward pass has finished is summed while the pass goes on.
+func (v *visit) reduce(ctx context.Context, last *data.Batch) error {
+	r := v.replica
+	if last == nil {
+		return v.exposed(func() error { return v.sum(ctx, v.terms(), r.sum.host) })
+	}
+	defer last.Release()
+	if !r.device.IsCPU() {
+		if err := v.compute(ctx, last, nil); err != nil {
+			return err
+		}
+		return v.exposed(func() error { return v.sum(ctx, v.terms(), r.sum.host) })
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ready := newReady(r.layout)
+	terms := v.terms()
+	into, err := r.slot(ctx, last.Shard)
+	if err != nil {
+		return err
+	}
+	terms.Shards, terms.Vectors, terms.Ready = append(terms.Shards, last.Shard), append(terms.Vectors, into.host), ready.wait
+	summed := make(chan error, 1)
+	go func() { summed <- v.sum(ctx, terms, r.sum.host) }()
+	if err = v.compute(ctx, last, ready); err != nil {
+		cancel() // nobody will be ready
+	}
+	broken := v.exposed(func() error { return <-summed })
+	if err == nil {
+		err = broken
+	}
+	return err
+}
+
+// exposed runs the part of a sum during which nothing is computed here.
+func (v *visit) exposed(f func() error) error {
+	v.phase(mppb.Phase_REDUCING)
+	began := time.Now()
+	err := f()
+	v.pace.exposed.add(time.Since(began))
+	return err
+}
+
+// sum adds up the vectors of all members' shards.
+func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error {
+	return allreduce.SumShards(ctx, v.group, t, out)
+}
+
+// terms are the vectors that this worker has computed for the next update.
+func (v *visit) terms() allreduce.Terms {
+	r := v.replica
+	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.kernels}
+	for _, shard := range v.mine() {
+		if v.copying == nil && r.computed(shard) && r.size(shard) > 0 {
+			t.Shards, t.Vectors = append(t.Shards, shard), append(t.Vectors, r.shards[shard].host)
+		}
+	}
+	return t
+}
+
+// shard computes one shard's gradients, running statistics and tally, weighted by its share of the step's images. They
+// depend on the shard alone: every shard starts from the statistics before the step, and leaves them so. ready, which may
+// be nil, hears what is final.
+func (r *replica) shard(b *data.Batch, ready *ready) error {
+	into, err := r.slot(context.Background(), b.Shard)
+	if err != nil {
+		return err
+	}
+	weight := float64(len(b.IDs)) / float64(r.images(b.Step))
+	err = r.device.Do(context.Background(), func(s *ops.Scope) error {
+		whole, statistics := r.tensor(into), r.model.Buffers.Buffer()
+		s.CopyInto(r.before, statistics)
+		logits := r.model.Forward(s, images(s, b), model.Mode{Train: true, Keys: b.Keys}) // [N K]
+		loss := s.CrossEntropy(logits, targets(s, b), r.spec.LabelSmoothing, ops.ReduceMean)
+		t := count(ops.Values[float32](s, logits), b.Labels)
+		t.lose(s.Item(loss)*float64(t.images), int(t.images))
+		t.hash = fingerprints(b.IDs)
+		if r.layout.stats > 0 {
+			s.CopyInto(s.Narrow(whole, 0, int64(r.layout.grads), int64(r.layout.stats)), s.Scale(statistics, weight))
+		}
+		writeLimbs(t, into.host[r.layout.tally:])
+		s.GradInto(s.Scale(loss, weight), r.model.Params, whole, ready.begin())
+		s.CopyInto(statistics, r.before) // not earlier: the backward pass wants them as the forward pass left them
+		return s.Err()
+	})
+	if err == nil {
+		err = r.toHost(into)
+	}
+	if err != nil {
+		return err
+	}
+	into.final = true
+	return nil
+}
+
+// commit applies a sum over all shards: the only thing that moves a run on. It is the same wherever the sum came from.
+func (r *replica) commit(sum []float32) (tally, error) {
+	t := readLimbs(sum[r.layout.tally:])
+	err := r.device.Do(context.Background(), func(s *ops.Scope) error {
+		whole := r.toDevice(s, sum)
+		grads := s.Narrow(whole, 0, 0, int64(r.layout.grads))
+		update := optim.Update{Rate: r.schedule.Rate(r.at.Done), Scale: 1, MaxNorm: r.spec.ClipGrad, Average: r.average}
+		if r.spec.ClipGrad > 0 {
+			update.Norm = s.Norm(grads)
+		}
+		if r.layout.stats > 0 {
+			r.model.Buffers.CopyFrom(s, s.Narrow(whole, 0, int64(r.layout.grads), int64(r.layout.stats)))
+		}
+		r.optimizer.Step(s, grads, update)
+		if ops.Defined(update.Norm) {
+			r.norm = s.Item(update.Norm)
+		}
+		return s.Err()
+	})
+	r.touched = true
+	if err != nil {
+		r.whole = false // it may have changed in part
+		return tally{}, fmt.Errorf("update the weights: %w", advise(err))
+	}
+	r.epochs = book(r.epochs, r.at.Done/r.steps(), r.at.Done, t)
+	r.at.Done++
+	r.moved = true
+	r.forget()
+	return t, nil
 }
 
 // images returns the batch's images [N 3 S S] on the device, in the precision and layout in which the loader wrote them.

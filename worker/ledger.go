@@ -1,0 +1,38 @@
+package worker
+
+import (
+	"mp/mppb"
+)
+
+// ledgerEntry counts the samples that the updates [From, To) of an epoch consumed, From being the epoch's first.
+type ledgerEntry struct {
+	Epoch    int
+	From, To int
+	Images   uint64
+	Hash     uint64
+}
+
+// book enters one update into a ledger whose last entry may be of its epoch.
+func book(ledger []ledgerEntry, epoch, update int, t tally) []ledgerEntry {
+	if n := len(ledger); n == 0 || ledger[n-1].Epoch != epoch {
+		ledger = append(ledger, ledgerEntry{Epoch: epoch, From: update, To: update})
+	}
+	e := &ledger[len(ledger)-1]
+	e.To++
+	e.Images += t.images
+	e.Hash += t.hash
+	return ledger
+}
+
+// recent are the entries that a status carries: the epoch under way and the one before; all of them when the coordinator
+// may have missed more.
+func recent(ledger []ledgerEntry, all bool) []*mppb.LedgerEntry {
+	if !all && len(ledger) > 2 {
+		ledger = ledger[len(ledger)-2:]
+	}
+	out := make([]*mppb.LedgerEntry, len(ledger))
+	for i, e := range ledger {
+		out[i] = &mppb.LedgerEntry{Epoch: uint32(e.Epoch), From: uint64(e.From), To: uint64(e.To), Images: e.Images, Hash: e.Hash}
+	}
+	return out
+}

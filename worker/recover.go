@@ -1,0 +1,216 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"mp/mppb"
+)
+
+// agree lets the members tell one another where they are, until somebody has a state, and makes this worker what the plan
+// says it is.
+func (v *visit) agree(ctx context.Context) error {
+	known, saved, trouble := int(v.view.Committed), -1, ""
+	if v.view.Checkpoint != "" {
+		saved = int(v.view.CheckpointUpdate)
+	}
+	for {
+		if err := v.exchange(ctx, v.standing(trouble)); err != nil {
+			return err
+		}
+		if v.plan = agree(v.members, known, saved); !v.plan.begin {
+			break
+		}
+		if saved < -1 { // it was tried
+			return v.nobodyBegan()
+		}
+		known, saved = 0, -2 // whatever they begin with now counts
+		trouble = ""
+		if err := v.begin(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			trouble = err.Error()
+			v.log.Warn("this worker cannot begin the job", "job", v.job, "reason", err)
+		}
+	}
+	return v.takePlace()
+}
+
+// standing is what this worker says of itself.
+func (v *visit) standing(trouble string) standing {
+	r := v.replica
+	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
+	if c := v.copying; c != nil {
+		s.Whole, s.Copying, s.Queued = false, c.at, c.reach
+	}
+	return s
+}
+
+// begin gives this worker the state from which the run begins or goes on when nobody has a newer one.
+func (v *visit) begin(ctx context.Context) error {
+	v.phase(mppb.Phase_COPYING)
+	v.copying = nil
+	path := ""
+	if v.view.Checkpoint != "" {
+		var err error
+		if path, err = v.library.fetch(ctx, v.view, v.view.Checkpoint); err != nil {
+			return err
+		}
+	} else if v.replica.touched {
+		spec := v.replica.spec
+		v.leaveJob()
+		if err := v.prepare(ctx, v.view, spec); err != nil {
+			return err
+		}
+	}
+	own, err := v.replica.begin(ctx, path)
+	if own {
+		v.saved = v.replica.at
+	}
+	return err
+}
+
+// nobodyBegan is the error of a job that no member can begin.
+func (v *visit) nobodyBegan() error {
+	var why []string
+	for rank, m := range v.members {
+		if m.Trouble != "" {
+			why = append(why, fmt.Sprintf("%s: %s", v.view.Members[rank].Name, m.Trouble))
+		}
+	}
+	return fmt.Errorf("no worker can begin: %s: %w", strings.Join(why, "; "), errJob)
+}
+
+// takePlace does what the plan says of this worker: it adopts, gives, or prepares to copy.
+func (v *visit) takePlace() error {
+	r, p := v.replica, v.plan
+	if p.adopt[v.rank] {
+		if err := r.validated(v.members[p.donors[0]].Last.tally()); err != nil {
+			return err
+		}
+	}
+	v.donor.keep(v.job, p.wanted)
+	switch from := p.copies[v.rank]; {
+	case from == nowhere:
+		v.copying = nil
+		if r.at != p.target {
+			return fmt.Errorf("agree where the run is: this worker is at %+v, the plan says %+v", r.at, p.target)
+		}
+	case v.copying == nil || p.again[v.rank]:
+		v.copying = newDuplicate(from, v.control.beat)
+	}
+	wrote := v.writes
+	v.writes = p.donors[0] == v.rank
+	if v.copying == nil && r.at == p.target && p.wanted(p.target) {
+		s, err := r.snapshot()
+		if err != nil {
+			return err
+		}
+		if err := v.donor.give(v.job, s); err != nil {
+			return err
+		}
+	}
+	if v.writes && !wrote {
+		return v.takeOver()
+	}
+	return nil
+}
+
+// takeOver is for a worker that writes the checkpoints from now on: what the one before may not have brought to an end.
+func (v *visit) takeOver() error {
+	r := v.replica
+	v.open()
+	due := r.at.Validated * r.steps()
+	if every := r.spec.CheckpointEvery; every > 0 {
+		due = max(due, r.at.Done-(r.at.Done%r.steps())%every)
+	}
+	if r.best.weights != nil {
+		v.saveBest()
+	}
+	if due > int(v.view.CheckpointUpdate) && r.moved {
+		return v.save(v.view)
+	}
+	return nil
+}
+
+// copy starts to fetch what this worker lacks, if anything; stop ends that and waits for it.
+func (v *visit) copy(ctx context.Context) (stop func()) {
+	if v.copying == nil {
+		return func() {}
+	}
+	var from []giver
+	for _, rank := range v.plan.givers(v.members, v.copying.at) {
+		from = append(from, giver{rank, v.view.Members[rank]})
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	v.copied = make(chan error, 1)
+	ended := make(chan struct{})
+	d := v.copying
+	go func() {
+		defer close(ended)
+		s, err := d.fetch(ctx, v.donors, v.job, v.view.Number, from)
+		v.fresh = s
+		v.copied <- err
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// catchUp installs the copied state when it is there. It waits for it only where others would wait for this worker anyway.
+func (v *visit) catchUp(ctx context.Context) error {
+	d, r := v.copying, v.replica
+	if d == nil {
+		return nil
+	}
+	needed := len(v.me().Shards) > 0 || len(v.me().ValShards) > 0 || d.full(r.layout.length) || r.finished(d.reach)
+	if needed {
+		v.phase(mppb.Phase_COPYING)
+		select {
+		case err := <-v.copied:
+			return v.install(ctx, err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	select {
+	case err := <-v.copied:
+		return v.install(ctx, err)
+	default:
+		return nil
+	}
+}
+
+// install makes the copied state this worker's own and applies what has happened since.
+func (v *visit) install(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	d, r := v.copying, v.replica
+	if err := r.install(ctx, v.fresh); err != nil {
+		return err
+	}
+	v.fresh = nil
+	for _, x := range d.queue {
+		if x.sum == nil {
+			err = r.validated(x.tally)
+		} else {
+			_, err = r.commit(x.sum)
+		}
+		if err != nil {
+			return err
+		}
+		v.control.beat()
+	}
+	if r.at != d.reach {
+		return errors.New("copy state: the queue does not lead to where the group is")
+	}
+	v.copying = nil
+	v.log.Info("caught up", "job", v.job, "update", r.at.Done, "sums applied", len(d.queue))
+	v.tellWhere()
+	return nil
+}
