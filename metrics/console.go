@@ -29,8 +29,8 @@ type ConsoleConfig struct {
 	Level    Level // zero: Normal
 }
 
-// Console is a Sink for people: one aligned line a reported step, epoch and validation, one line a story, a box at the
-// end, and on a terminal a bar with the estimate of the end of the epoch or validation under way.
+// Console is a Sink for people: one aligned line a reported step, epoch and validation, one line a story, view, fault or
+// leader, a box at the end, and on a terminal a bar with the estimate of the end of the epoch or validation under way.
 type Console struct {
 	c        ConsoleConfig
 	bar      *progressbar.ProgressBar
@@ -74,6 +74,10 @@ func (c *Console) Emit(e Event) {
 		c.say(strings.TrimRight(c.summaryBox(*e.Summary), "\n"))
 	case e.Progress != nil:
 		c.progress(*e.Progress)
+	default:
+		if text, shown := clusterStory(e, c.c.Level == Verbose); shown {
+			c.say(c.storyText(e.Time, text))
+		}
 	}
 }
 

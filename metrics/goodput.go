@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -129,6 +130,6 @@ func (s *sample) quantile(q float64) float64 {
 		return 0
 	}
 	sorted := slices.Sorted(slices.Values(s.values))
-	rank := int(q*float64(n)+0.999999) - 1
-	return sorted[min(max(rank, 0), n-1)]
+	rank := int(math.Ceil(q*float64(n) - 1e-9)) // less what 0.99 is too large in binary
+	return sorted[min(max(rank-1, 0), n-1)]
 }
