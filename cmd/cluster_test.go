@@ -39,7 +39,7 @@ type fakeCluster struct {
 
 func (c *fakeCluster) Submit(_ context.Context, r *mppb.SubmitRequest) (*mppb.Job, error) {
 	c.submitted = r
-	return &mppb.Job{Id: "7", State: mppb.Job_QUEUED, Spec: r.Spec, Directory: "20260102-030405-x"}, nil
+	return &mppb.Job{Id: "job-7", State: mppb.Job_QUEUED, Spec: r.Spec, Directory: "20260102-030405-x"}, nil
 }
 
 func (c *fakeCluster) Jobs(context.Context, *mppb.JobsRequest) (*mppb.JobsReply, error) {
@@ -47,7 +47,7 @@ func (c *fakeCluster) Jobs(context.Context, *mppb.JobsRequest) (*mppb.JobsReply,
 }
 
 func (c *fakeCluster) Show(_ context.Context, n *mppb.JobName) (*mppb.JobDetail, error) {
-	if n.Id != "1" {
+	if n.Id != "job-1" {
 		return nil, status.Errorf(codes.NotFound, "there is no job %q; `mp jobs` lists them", n.Id)
 	}
 	return c.detail, nil
@@ -62,7 +62,7 @@ func (c *fakeCluster) ListFiles(context.Context, *mppb.JobName) (*mppb.FileList,
 	l := &mppb.FileList{}
 	for path, content := range c.files {
 		sum := sha256.Sum256(content)
-		l.Files = append(l.Files, &mppb.FileState{Job: "1", Path: path, Size: uint64(len(content)), Sha256: hex.EncodeToString(sum[:]), Whole: true})
+		l.Files = append(l.Files, &mppb.FileState{Job: "job-1", Path: path, Size: uint64(len(content)), Sha256: hex.EncodeToString(sum[:]), Whole: true})
 	}
 	return l, nil
 }
@@ -106,17 +106,17 @@ func someJob(t *testing.T) *mppb.Job {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &mppb.Job{Id: "1", State: mppb.Job_RUNNING, Spec: text, Directory: "20260102-030405-scenenet", Update: 1234, Updates: 5000, EpochsDone: 6, Workers: 3,
+	return &mppb.Job{Id: "job-1", State: mppb.Job_RUNNING, Spec: text, Directory: "20260102-030405-scenenet", Update: 1234, Updates: 5000, EpochsDone: 6, Workers: 3,
 		ImagesPerSecond: 312.4, Submitted: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local).UnixNano(), Reason: "view 7"}
 }
 
 func TestJobsAsTableAndJSON(t *testing.T) {
-	c := &fakeCluster{jobs: []*mppb.Job{someJob(t), {Id: "2", State: mppb.Job_QUEUED, Directory: "later"}}}
+	c := &fakeCluster{jobs: []*mppb.Job{someJob(t), {Id: "job-2", State: mppb.Job_QUEUED, Directory: "later"}}}
 	at := c.serve(t)
 	code, stdout, stderr := callMain("jobs", "--coordinator", at)
-	want := `id  state    run                           updates        epochs  workers  images/s  best top-1  submitted            why
-1   running  20260102-030405-scenenet  1,234/5,000  25 %    6/26        3       312              2026-01-02 03:04:05  view 7
-2   queued   later                               0           0/0        0
+	want := `id     state    run                           updates        epochs  workers  images/s  best top-1  submitted            why
+job-1  running  20260102-030405-scenenet  1,234/5,000  25 %    6/26        3       312              2026-01-02 03:04:05  view 7
+job-2  queued   later                               0           0/0        0
 `
 	if code != 0 || stdout != want {
 		t.Errorf("ended with %d, %q:\n%s\nwant\n%s", code, stderr, stdout, want)
@@ -168,11 +168,11 @@ func TestSteeringAndRefusals(t *testing.T) {
 	c := &fakeCluster{}
 	at := c.serve(t)
 	code, stdout, _ := callMain("jobs", "drain", "3", "--coordinator", at)
-	if code != 0 || stdout != "job 3 is paused: asked for\n" || c.steered.GetVerb() != mppb.SteerRequest_DRAIN || c.steered.GetId() != "3" {
+	if code != 0 || stdout != "job-3 is paused: asked for\n" || c.steered.GetVerb() != mppb.SteerRequest_DRAIN || c.steered.GetId() != "job-3" {
 		t.Errorf("ended with %d, %q, asked for %v", code, stdout, c.steered)
 	}
 	code, _, stderr := callMain("jobs", "show", "9", "--coordinator", at)
-	if code != exitBadInput || stderr != "mp jobs show: show job 9: refused by the cluster: there is no job \"9\"; `mp jobs` lists them\n" {
+	if code != exitBadInput || stderr != "mp jobs show: show job-9: refused by the cluster: there is no job \"job-9\"; `mp jobs` lists them\n" {
 		t.Errorf("a job that is not there: ended with %d, %q", code, stderr)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -203,7 +203,7 @@ func TestSubmitCompletesTheJob(t *testing.T) {
 	if err := json.Unmarshal(c.submitted.Spec, &s); err != nil || s.Model != "simplenet" || s.Shards != fewShards || s.Threads != 1 || !filepath.IsAbs(s.Init) {
 		t.Errorf("submitted %s, %v", c.submitted.Spec, err)
 	}
-	if c.submitted.MinWorkers != 2 || c.submitted.Data != nil || !strings.Contains(stdout, `"id":"7","state":"queued"`) {
+	if c.submitted.MinWorkers != 2 || c.submitted.Data != nil || !strings.Contains(stdout, `"id":"job-7","state":"queued"`) {
 		t.Errorf("submitted %v, printed %s", c.submitted, stdout)
 	}
 	if code, _, stderr := callMain("submit", "--coordinator", at, "--batch-size", "10"); code != exitDone || strings.Contains(string(c.submitted.Spec), `"shards":4`) {
@@ -245,7 +245,7 @@ func TestFetchGoesOnWhereItBroke(t *testing.T) {
 func TestLogLines(t *testing.T) {
 	var out bytes.Buffer
 	e := newEnv(io.Discard, &out, os.LookupEnv)
-	l := e.logger().With("node", "a").WithGroup("raft")
+	l := e.logger(slog.LevelInfo).With("node", "a").WithGroup("raft")
 	l.Info("leads", "term", 3, "why", "an election", slog.Group("peer", "id", "b"))
 	l.Debug("hidden")
 	l.Warn("slow disk")

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -106,7 +107,7 @@ type serving struct {
 // runCoordinator serves until ctx ends.
 func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	o.config.Version = version()
-	log := e.logger()
+	log := e.logger(slog.LevelWarn) // the story says what is of interest
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, "nats"), log: log,
 		story: func(event *mppb.Event) { fmt.Fprintln(e.human(), eventLine(newEventInfo(event))) },

@@ -40,9 +40,9 @@ func newFetchCommand(e *env) *cobra.Command {
 	f.add(c)
 	c.Flags().StringVar(&out, "out", "", "folder for the files; empty: runs/ and the run's name")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		result, err := fetchRun(c.Context(), e, f, args[0], out)
+		result, err := fetchRun(c.Context(), e, f, jobID(args[0]), out)
 		if err != nil {
-			return fmt.Errorf("fetch job %s: %w", args[0], err)
+			return fmt.Errorf("fetch %s: %w", jobID(args[0]), err)
 		}
 		if e.json {
 			return e.printJSON(result)

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,14 @@ func newJobsCommand(e *env) *cobra.Command {
 	return c
 }
 
+// jobID lets people leave out what every job's identity begins with.
+func jobID(word string) string {
+	if _, err := strconv.Atoi(word); err == nil {
+		return "job-" + word
+	}
+	return word
+}
+
 func listJobs(ctx context.Context, e *env, f clusterFlags) error {
 	var reply *mppb.JobsReply
 	err := f.ask(ctx, func(ctx context.Context, c mppb.ClusterClient) error {
@@ -72,7 +81,7 @@ func newShowCommand(e *env) *cobra.Command {
 	f.add(c)
 	c.Flags().BoolVar(&ledger, "ledger", false, "per epoch: images, missing, repeated, and the hash of the multiset of their numbers")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		d, err := showJob(c.Context(), f, args[0])
+		d, err := showJob(c.Context(), f, jobID(args[0]))
 		if err != nil {
 			return err
 		}
@@ -92,7 +101,7 @@ func showJob(ctx context.Context, f clusterFlags, id string) (jobDetail, error) 
 		return err
 	})
 	if err != nil {
-		return jobDetail{}, fmt.Errorf("show job %s: %w", id, err)
+		return jobDetail{}, fmt.Errorf("show %s: %w", id, err)
 	}
 	return newJobDetail(reply), nil
 }
@@ -105,19 +114,20 @@ func newSteerCommand(e *env, verb mppb.SteerRequest_Verb, short, long string) *c
 	f.add(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		var reply *mppb.Job
+		id := jobID(args[0])
 		err := f.ask(c.Context(), func(ctx context.Context, c mppb.ClusterClient) error {
 			var err error
-			reply, err = c.Steer(ctx, &mppb.SteerRequest{Id: args[0], Verb: verb})
+			reply, err = c.Steer(ctx, &mppb.SteerRequest{Id: id, Verb: verb})
 			return err
 		})
 		if err != nil {
-			return fmt.Errorf("%s job %s: %w", name, args[0], err)
+			return fmt.Errorf("%s %s: %w", name, id, err)
 		}
 		i := newJobInfo(reply)
 		if e.json {
 			return e.printJSON(i)
 		}
-		_, err = fmt.Fprintln(e.stdout, strings.TrimSuffix(fmt.Sprintf("job %s is %s: %s", i.ID, i.State, i.Reason), ": "))
+		_, err = fmt.Fprintln(e.stdout, strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", i.ID, i.State, i.Reason), ": "))
 		return err
 	}
 	return c

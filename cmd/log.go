@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// logger writes to standard error what is of interest to people, with --verbose everything, with --quiet what is wrong.
-func (e *env) logger() *slog.Logger {
-	level := slog.LevelInfo
+// logger writes to standard error what is at least as grave as usual; --verbose tells more, --quiet only what is wrong.
+func (e *env) logger(usual slog.Level) *slog.Logger {
+	level := usual
 	switch {
 	case e.verbose:
-		level = slog.LevelDebug
+		level -= slog.LevelInfo - slog.LevelDebug
 	case e.quiet:
-		level = slog.LevelWarn
+		level = max(level, slog.LevelWarn)
 	}
 	return slog.New(&lineHandler{out: e.stderr, level: level, mu: new(sync.Mutex)})
 }

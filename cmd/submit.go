@@ -113,7 +113,7 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		return e.printJSON(i)
 	}
 	fmt.Fprint(e.human(), s.Table(e.width(e.stdout)))
-	_, err = fmt.Fprintf(e.stdout, "job %s is %s; its run is %s\nNext: mp jobs show %s\n", i.ID, i.State, i.Directory, i.ID)
+	_, err = fmt.Fprintf(e.stdout, "%s is %s; its run is %s\nNext: mp jobs show %s\n", i.ID, i.State, i.Directory, i.ID)
 	return err
 }
 

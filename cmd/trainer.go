@@ -42,7 +42,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	shown := metrics.NewFanout(console)
 	t.meter = &rateMeter{Sink: shown}
 	c := coordinator.DefaultConfig()
-	c.Listen, c.FailAfter, c.Version = "127.0.0.1:0", t.failAfter, version()
+	c.Listen, c.FailAfter, c.Version, c.Dismiss = "127.0.0.1:0", t.failAfter, version(), true
 	c.DataDir = filepath.Join(t.directory, clusterFolder, "raft")
 	c.RunsDir = filepath.Dir(t.directory)
 	log, closeLog, err := t.log()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -93,7 +94,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions) error {
 	if c.Listen = o.listen; c.Listen == "" {
 		c.Listen = listenTowards(c.Coordinators)
 	}
-	c.Advertise, c.Token, c.Version, c.Logger = o.advertise, o.token, version(), e.logger()
+	c.Advertise, c.Token, c.Version, c.Logger = o.advertise, o.token, version(), e.logger(slog.LevelInfo)
 	c.Host, c.Machine = hostName(), machineID()
 	c.DeviceName = c.Device.String()
 	if c.Device.IsCPU() {
