@@ -49,31 +49,3 @@ func drawCourse(r *Rand, size int) pixel.Warp {
 	w.Interpolation = pixel.Interpolation(r.IntN(3))
 	return w
 }
-
-// validation is the reference's other transform: Scale, centre crop.
-type validation struct {
-	scale  int // 0: none
-	how    pixel.Interpolation
-	random bool
-}
-
-func (v validation) draw(r *Rand, size int) pixel.Warp {
-	w := pixel.Identity(size)
-	w.Interpolation = v.how
-	if v.random {
-		w.Interpolation = pixel.Interpolation(r.IntN(3))
-	}
-	if v.scale == 0 {
-		return w
-	}
-	// A crop larger than the scaled image has as much of it as there is, in the middle.
-	edge := float64((v.scale - size) / 2)
-	scale := pixel.Scale(ImageSize, ImageSize, v.scale, v.scale)
-	if w.Interpolation == pixel.Nearest {
-		// Centres that lie between two pixels fall as in OpenCV's INTER_NEAREST_EXACT, whose steps are of 2^-16 pixels.
-		step := float64((ImageSize<<16+v.scale/2)/v.scale) / 65536
-		scale = pixel.Affine{A: step, C: step/2 - 0.5, E: step, F: step/2 - 0.5}
-	}
-	w.Map = pixel.Shift(edge, edge).Then(scale).Fixed()
-	return w
-}

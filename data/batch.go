@@ -28,6 +28,9 @@ type Batch struct {
 	warps []pixel.Warp
 	room  []byte // for X
 
+	scaled []byte  // of a validation that scales: its records,
+	index  []int32 // and 0, 1, 2 ...
+
 	loader *Loader
 	seq    int // position in the order of delivery
 	err    error

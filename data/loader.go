@@ -58,7 +58,8 @@ type LoaderConfig struct {
 }
 
 // Loader prepares batches ahead of their use and delivers them in order: step by step, and in a step shard by shard. What
-// it delivers does not depend on the number of goroutines. After the first turn of its ring nothing is allocated.
+// it delivers does not depend on the number of goroutines. After the first turn of its ring nothing is allocated,
+// but by a validation that scales.
 type Loader struct {
 	c     LoaderConfig
 	steps int // of an epoch
@@ -267,7 +268,32 @@ func (l *Loader) fill(b *Batch) error {
 		}
 	}
 	b.X = b.room[:len(b.IDs)*b.spec.Bytes()]
-	return pixel.Gather(b.X, c.Images.Records(), b.IDs, b.warps, b.spec)
+	records, index := c.Images.Records(), b.IDs
+	if c.Recipe.val.exact(b.Size) {
+		var err error
+		if records, index, err = b.shown(c.Recipe.val, records); err != nil {
+			return fmt.Errorf("load step %d of epoch %d: %w", b.Step, b.Epoch, err)
+		}
+	}
+	return pixel.Gather(b.X, records, index, b.warps, b.spec)
+}
+
+// shown scales the batch's records by v beforehand and leaves their warps nothing to do.
+func (b *Batch) shown(v validation, records []byte) ([]byte, []int32, error) {
+	if b.scaled == nil {
+		b.scaled, b.index = make([]byte, cap(b.IDs)*RecordBytes), make([]int32, cap(b.IDs))
+		for i := range b.index {
+			b.index[i] = int32(i)
+		}
+	}
+	n := len(b.IDs)
+	if err := v.show(b.scaled, records, b.IDs, b.warps); err != nil {
+		return nil, nil, err
+	}
+	for i := range b.warps {
+		b.warps[i] = pixel.Identity(b.Size)
+	}
+	return b.scaled[:n*RecordBytes], b.index[:n], nil
 }
 
 // soften writes what each image shows of each class into Soft.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mp/ops/pixel"
 )
 
 // images is a pack without a file.
@@ -213,6 +215,52 @@ func TestLoaderValidation(t *testing.T) {
 	}
 	if next != 25 {
 		t.Errorf("%d images, want 25", next)
+	}
+}
+
+// What a validation that scales delivers is what scaling, cutting and then normalising gives, to the bit, and with bilinear
+// pixels the golden.
+func TestLoaderScales(t *testing.T) {
+	records, bilinear := goldenRecords(t)
+	m := &images{records: records, classes: 7, damaged: -1}
+	n := m.Len()
+	s, err := NewSequence(n, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, how := range map[string]pixel.Interpolation{"nearest": pixel.Nearest, "bilinear": pixel.Bilinear, "bicubic": pixel.Bicubic} {
+		v, err := NewValRecipe(144, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := mustLoader(t, LoaderConfig{Images: m, Sampler: s, Recipe: v, Epochs: 1}).Next(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pixels []byte
+		index, warps := make([]int32, n), make([]pixel.Warp, n)
+		for i := range n {
+			index[i], warps[i] = int32(i), pixel.Identity(ImageSize)
+			image, err := pixel.Resize(pixel.Image{Pix: records[i*RecordBytes : (i+1)*RecordBytes], W: ImageSize, H: ImageSize}, 144, 144, how)
+			if err == nil {
+				image, err = pixel.CropCentre(image, ImageSize, ImageSize)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			pixels = append(pixels, image.Pix...)
+		}
+		if how == pixel.Bilinear && !bytes.Equal(pixels, bilinear) {
+			t.Error("scaled bilinearly, the pixels are not the golden's")
+		}
+		want := make([]byte, len(b.X))
+		if err := pixel.Gather(want, pixels, index, warps, b.spec); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(b.X, want) {
+			t.Errorf("%s: not what scaling and cutting gives", name)
+		}
+		b.Release()
 	}
 }
 
