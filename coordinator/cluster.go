@@ -13,7 +13,7 @@ import (
 )
 
 // maxSpecBytes bounds what a job may bring into the replicated state.
-const maxSpecBytes = 256 << 10
+const maxSpecBytes = 64 << 10
 
 // Submit appends a job to the queue. Asked again with the same directory and specification, it answers with the same job:
 // whoever lost the answer may ask again.

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,7 +115,7 @@ func New(cfg Config) (_ *Coordinator, err error) {
 		return nil, fmt.Errorf("read raft's log: %w", err)
 	}
 	c.door = newDoor(c.listener, cfg)
-	c.wire = &wire{lane: c.door.raft, door: c.door, peers: c.peers(), self: c.address, dial: cfg.hooks.dial}
+	c.wire = &wire{lane: c.door.raft, door: c.door, peers: c.peers(), self: c.address, dial: cfg.hooks.dial, open: map[*tracked]bool{}}
 	c.shelf = newShelf(cfg.RunsDir)
 	c.mirror = newMirror(c)
 	c.fsm = newFSM(c.applied)
@@ -187,71 +186,6 @@ func (c *Coordinator) tell() {
 	}
 }
 
-// startRaft opens the snapshots and starts raft on them.
-func (c *Coordinator) startRaft(notify chan bool) (*raft.NetworkTransport, error) {
-	logger := newRaftLogger(c.log)
-	snapshots, err := raft.NewFileSnapshotStoreWithLogger(c.cfg.DataDir, 2, logger)
-	if err != nil {
-		return nil, fmt.Errorf("open the snapshots in %s: %w", c.cfg.DataDir, err)
-	}
-	election := c.times.Election
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider: c.wire, Logger: logger, Stream: c.wire, MaxPool: 3, Timeout: max(2*election, 500*time.Millisecond), MsgpackUseNewTimeFormat: true,
-	})
-	cfg := raft.DefaultConfig()
-	cfg.LocalID, cfg.Logger, cfg.NotifyCh = raft.ServerID(c.cfg.ID), logger, notify
-	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = election, election, election/2
-	if len(c.peers()) == 1 { // nobody else can lead: do not wait for somebody
-		cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
-	}
-	cfg.CommitTimeout = min(50*time.Millisecond, election/4)
-	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = 30*time.Second, 8192, 4096
-	cfg.NoLegacyTelemetry = true
-	cache, err := raft.NewLogCache(512, c.logs)
-	if err != nil {
-		return transport, err
-	}
-	known, err := raft.HasExistingState(cache, c.logs, snapshots)
-	if err != nil {
-		return transport, fmt.Errorf("read the raft log in %s: %w", c.cfg.DataDir, err)
-	}
-	if !known {
-		var all raft.Configuration
-		for _, p := range c.peers() {
-			all.Servers = append(all.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Address)})
-		}
-		if err := raft.BootstrapCluster(cfg, cache, c.logs, snapshots, transport, all); err != nil {
-			return transport, fmt.Errorf("begin a cluster in %s: %w", c.cfg.DataDir, err)
-		}
-	}
-	if c.raft, err = raft.NewRaft(cfg, c.fsm, cache, c.logs, snapshots, transport); err != nil {
-		return transport, fmt.Errorf("start raft on %s: %w", c.cfg.DataDir, err)
-	}
-	return transport, c.checkMembers()
-}
-
-// checkMembers compares the list of coordinators with the one that the log holds.
-func (c *Coordinator) checkMembers() error {
-	future := c.raft.GetConfiguration()
-	if err := future.Error(); err != nil {
-		return fmt.Errorf("read the list of coordinators in %s: %w", c.cfg.DataDir, err)
-	}
-	var stored, given []string
-	for _, s := range future.Configuration().Servers {
-		stored = append(stored, string(s.ID))
-	}
-	for _, p := range c.peers() {
-		given = append(given, p.ID)
-	}
-	slices.Sort(stored)
-	slices.Sort(given)
-	if !slices.Equal(stored, given) {
-		return fmt.Errorf("%w: the data directory %s belongs to a cluster of %s, and this node was told %s: give it the same IDs, or another data directory",
-			ErrConfig, c.cfg.DataDir, strings.Join(stored, ", "), strings.Join(given, ", "))
-	}
-	return nil
-}
-
 // Run serves until ctx ends, then hands the leadership over if it has it, and returns nil when all that it started has
 // stopped. Another error says what broke.
 func (c *Coordinator) Run(ctx context.Context) (err error) {
@@ -275,7 +209,9 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		defer c.raft.DeregisterObserver(observer)
 		parts.Go(func() { c.mirror.run(inner) })
 		parts.Go(func() { served <- server.Serve(c.door.grpc) })
-		go func() { defer close(reignsDone); c.reignWhenLeader(inner, notify) }()
+		silent := make(chan bool)
+		parts.Go(func() { c.watchDisk(inner, silent) })
+		go func() { defer close(reignsDone); c.reignWhenLeader(inner, notify, silent) }()
 		c.log.Info("a coordinator listens", keyNode, c.cfg.ID, "address", c.address, "cluster", len(c.peers()))
 		select {
 		case <-ctx.Done():
@@ -288,11 +224,10 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	}
 
 	// Stop, the reverse. First the leadership goes to another node, so that sessions are told whom to ask instead; then
-	// sessions end with the reign; then calls; raft only when nobody proposes any more; the listener last.
+	// the reign ends, before the sessions do: their end must not look like the workers'; then calls; raft only when nobody
+	// proposes any more; the listener last.
 	crash := errors.Is(context.Cause(ctx), ErrCrash)
-	if crash {
-		server.Stop()
-	} else if c.Leads() && len(c.peers()) > 1 {
+	if !crash && c.Leads() && len(c.peers()) > 1 {
 		if err := c.raft.LeadershipTransfer().Error(); err != nil {
 			c.log.Debug("no other coordinator takes the leadership", "error", err)
 		}
@@ -300,7 +235,9 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 	close(c.stopping)
 	cancel(nil) // ends the reign, the mirror and the door
 	<-reignsDone
-	if !crash {
+	if crash {
+		server.Stop()
+	} else {
 		c.stopServer(server)
 	}
 	c.logs.stop()
@@ -332,59 +269,4 @@ func (c *Coordinator) stopServer(server *grpc.Server) {
 	force := time.AfterFunc(c.times.FailAfter/2, server.Stop)
 	defer force.Stop()
 	server.GracefulStop()
-}
-
-// reignWhenLeader runs a reign whenever raft says that this node leads, until ctx ends.
-func (c *Coordinator) reignWhenLeader(ctx context.Context, notify <-chan bool) {
-	var wg sync.WaitGroup
-	end := func() {}
-	for {
-		select {
-		case leads := <-notify:
-			end()
-			wg.Wait()
-			end = func() {}
-			if leads {
-				var term context.Context
-				term, end = context.WithCancel(ctx)
-				wg.Go(func() { newReign(c).run(term) })
-			}
-		case <-ctx.Done():
-			end()
-			wg.Wait()
-			return
-		}
-	}
-}
-
-// observe tells a person when another coordinator does not answer.
-func (c *Coordinator) observe() *raft.Observer {
-	var mu sync.Mutex // raft looks at each of the others in a goroutine of its own
-	silent := map[raft.ServerID]bool{}
-	change := func(id raft.ServerID, now bool) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		changed := silent[id] != now
-		silent[id] = now
-		return changed
-	}
-	observer := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
-		switch d := o.Data.(type) {
-		case raft.FailedHeartbeatObservation:
-			if change(d.PeerID, true) {
-				c.log.Warn("a coordinator does not answer", keyNode, string(d.PeerID))
-			}
-		case raft.ResumedHeartbeatObservation:
-			if change(d.PeerID, false) {
-				c.log.Info("a coordinator answers again", keyNode, string(d.PeerID))
-			}
-		case raft.LeaderObservation:
-			if d.LeaderID != "" && string(d.LeaderID) != c.cfg.ID {
-				c.log.Info("this coordinator follows", keyNode, string(d.LeaderID))
-			}
-		}
-		return false // nothing is to be delivered
-	})
-	c.raft.RegisterObserver(observer)
-	return observer
 }

@@ -231,6 +231,9 @@ func (c *control) recordCheckpoint(ctx context.Context, r *reign, job, directory
 	prefix := path.Join(checkpointsDir, name) + "/"
 	c.fsm.read(func(s *membership.State) {
 		if j := s.Job(job); j != nil {
+			for _, c := range j.Checkpoints { // both pointers may name one
+				checkpoint.Best = checkpoint.Best || c.Name == name && c.Best
+			}
 			for _, f := range j.Files {
 				if strings.HasPrefix(f.Path, prefix) {
 					checkpoint.Files = append(checkpoint.Files, f.Path)

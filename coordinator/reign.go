@@ -370,7 +370,9 @@ func (r *reign) publish() {
 		for worker, session := range r.sessions {
 			switch {
 			case s.Worker(worker) == nil:
-				outside = append(outside, worker) // its Leave was an earlier leader's
+				if !r.busy { // else its Leave is on its way back from the log, with what to tell it
+					outside = append(outside, worker)
+				}
 			case session.view != s.View.Number && view == nil:
 				view = fromView(s)
 			}

@@ -54,7 +54,8 @@ type patientLogs struct {
 	mu      sync.Mutex
 	failing time.Time // since when; zero: it works
 	why     string
-	last    string // the last trouble that is over, not yet told to the cluster
+	last    string    // the last trouble that is over, not yet told to the cluster
+	writing time.Time // since when entries are being written; zero: none are
 }
 
 func newPatientLogs(inner logs, cfg Config) *patientLogs {
@@ -64,8 +65,30 @@ func newPatientLogs(inner logs, cfg Config) *patientLogs {
 // stop ends every wait. Raft must be told to shut down first.
 func (p *patientLogs) stop() { p.once.Do(func() { close(p.closed) }) }
 
-func (p *patientLogs) StoreLog(l *raft.Log) error      { return p.StoreLogs([]*raft.Log{l}) }
-func (p *patientLogs) StoreLogs(all []*raft.Log) error { return p.note(p.logs.StoreLogs(all)) }
+func (p *patientLogs) StoreLog(l *raft.Log) error { return p.StoreLogs([]*raft.Log{l}) }
+
+func (p *patientLogs) StoreLogs(all []*raft.Log) error {
+	p.mark(time.Now())
+	err := p.logs.StoreLogs(all)
+	p.mark(time.Time{})
+	return p.note(err)
+}
+
+func (p *patientLogs) mark(t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writing = t
+}
+
+// hanging is for how long the disk has not answered.
+func (p *patientLogs) hanging() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.writing.IsZero() {
+		return 0
+	}
+	return time.Since(p.writing)
+}
 
 func (p *patientLogs) DeleteRange(from, to uint64) error {
 	return p.note(p.logs.DeleteRange(from, to))

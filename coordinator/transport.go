@@ -2,8 +2,10 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,6 +18,69 @@ type wire struct {
 	peers []Peer
 	self  string // address of this node
 	dial  func(ctx context.Context, address string) (net.Conn, error)
+
+	mu    sync.Mutex
+	muted bool
+	open  map[*tracked]bool
+}
+
+// tracked is a connection that mute can cut.
+type tracked struct {
+	net.Conn
+	wire *wire
+}
+
+func (t *tracked) Close() error {
+	t.wire.mu.Lock()
+	delete(t.wire.open, t)
+	t.wire.mu.Unlock()
+	return t.Conn.Close()
+}
+
+var errMuted = errors.New("this coordinator keeps silent until its disk answers")
+
+func (w *wire) track(c net.Conn) (net.Conn, error) {
+	t := &tracked{c, w}
+	w.mu.Lock()
+	muted := w.muted
+	if !muted {
+		w.open[t] = true
+	}
+	w.mu.Unlock()
+	if muted {
+		c.Close()
+		return nil, errMuted
+	}
+	return t, nil
+}
+
+// mute cuts this node off from the others, or lets it speak again. To raft it looks like a network that fails.
+func (w *wire) mute(on bool) {
+	w.mu.Lock()
+	w.muted = on
+	var cut []*tracked
+	for t := range w.open {
+		if on {
+			cut = append(cut, t)
+		}
+	}
+	w.mu.Unlock()
+	for _, t := range cut {
+		t.Close()
+	}
+}
+
+// Accept returns the next connection of another coordinator.
+func (w *wire) Accept() (net.Conn, error) {
+	for {
+		c, err := w.lane.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if c, err = w.track(c); err == nil {
+			return c, nil
+		}
+	}
 }
 
 // Dial connects to a coordinator and says which one is meant.
@@ -30,7 +95,7 @@ func (w *wire) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn
 		conn.Close()
 		return nil, fmt.Errorf("greet the coordinator at %s: %w", address, err)
 	}
-	return conn, nil
+	return w.track(conn)
 }
 
 func (w *wire) idAt(address string) string {
