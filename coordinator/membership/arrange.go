@@ -33,7 +33,7 @@ func (l *Leader) arrange(now time.Duration, s *State, going []going) []Command {
 		}
 		reason := v.Job + " has ended"
 		if old := s.Job(v.Job); old != nil {
-			reason = fmt.Sprintf("%s is %s: %s", old.ID, old.State, old.Reason)
+			reason = fmt.Sprintf("%s has ended (%s): %s", old.ID, old.State, old.Reason)
 		}
 		return set(&SetView{Base: v.Number, Waiting: "idle", Reason: reason})
 	}
@@ -295,9 +295,10 @@ func (l *Leader) compute(now time.Duration, s *State, j *Job, fresh bool) []Comm
 	}
 	if must || joiners > 0 {
 		next := l.build(s, j, l.hands, fresh)
-		next.Reason, next.Advice = l.why(s, j, running, again, joiners, caught, leaver)
-		if again && !l.lost(v) {
-			l.suspect(now)
+		alive := again && !l.lost(v)
+		next.Reason, next.Advice = l.why(s, j, running, alive, leaver)
+		if alive {
+			l.again++
 			if l.faultAt == 0 {
 				l.faultAt = max(l.trouble.at, 1)
 			}
@@ -356,9 +357,9 @@ func (l *Leader) settle(now time.Duration, s *State) bool {
 	return now < due
 }
 
-// suspect counts an accusation of those that others took for the cause.
+// suspect counts an accusation of those whom most others took for the cause of the trouble, once.
 func (l *Leader) suspect(now time.Duration) {
-	l.again++
+	l.trouble.counted = true
 	most := 0
 	for id, by := range l.accused {
 		if id != 0 {
@@ -373,7 +374,7 @@ func (l *Leader) suspect(now time.Duration) {
 }
 
 // why is the reason for a view after which no worker is missed.
-func (l *Leader) why(s *State, j *Job, running, again bool, joiners, caught int, leaver string) (reason, advice string) {
+func (l *Leader) why(s *State, j *Job, running, again bool, leaver string) (reason, advice string) {
 	switch {
 	case leaver != "":
 		return leaver + " leaves", ""
@@ -387,7 +388,7 @@ func (l *Leader) why(s *State, j *Job, running, again bool, joiners, caught int,
 		}
 		return fmt.Sprintf("%s %s: %s (%s); all are alive: the same workers try again", text, j.at(), l.trouble.what.Text, l.trouble.what.Kind),
 			"if this comes again, look at the network between their hosts"
-	case !running && s.View.Job != j.ID:
+	case !running && s.View.Job != j.ID && j.Update == 0:
 		return fmt.Sprintf("%s begins with %s", j.ID, plural(len(l.hands), "worker")), ""
 	case !running:
 		return fmt.Sprintf("%s goes on with %s", j.ID, plural(len(l.hands), "worker")), ""

@@ -167,6 +167,9 @@ func isGoing(all []going, worker uint64) bool {
 
 // removals says who is in no more, the first cause first.
 func (l *Leader) removals(now time.Duration, s *State) []going {
+	if t := l.trouble; t != nil && !t.counted && l.broken(now, s) && l.allThere(now, s) {
+		l.suspect(now)
+	}
 	open := slices.ContainsFunc(s.Jobs, func(j *Job) bool { return !j.State.Ended() })
 	dismiss := l.c.Dismiss && s.JobCount > 0 && !open
 	var all []going
@@ -206,6 +209,16 @@ func (l *Leader) removals(now time.Duration, s *State) []going {
 	return all
 }
 
+// allThere says whether every member of the view in force has just been heard.
+func (l *Leader) allThere(now time.Duration, s *State) bool {
+	for i := range s.View.Members {
+		if p := l.peers[s.View.Members[i].Worker]; p == nil || !p.connected || now-p.heard > 3*l.c.Times.Heartbeat {
+			return false
+		}
+	}
+	return true
+}
+
 // verdict says whether a worker has failed.
 func (l *Leader) verdict(now time.Duration, s *State, w *Worker, p *peer) going {
 	t := l.c.Times
@@ -215,6 +228,8 @@ func (l *Leader) verdict(now time.Duration, s *State, w *Worker, p *peer) going 
 		return going{p.goneAt, p.order, &Leave{Cause: Vanished, Text: p.gone, DetectSeconds: max(0, (p.goneAt - p.heard).Seconds())}}
 	case !p.connected && quiet > t.Grace:
 		return going{now, 0, &Leave{Cause: Absent, Text: "not heard for " + seconds(quiet.Seconds()) + " since this coordinator leads or let it in"}}
+	case !p.connected && quiet > t.Election && len(l.accused[w.ID]) > 0:
+		return going{now, 0, &Leave{Cause: Absent, Text: fmt.Sprintf("not heard for %s since this coordinator leads, and %s says: %s", seconds(quiet.Seconds()), s.Name(l.trouble.by), l.trouble.what.Text)}}
 	case !p.connected:
 		l.by(p.heard + t.Grace + 1)
 		return going{}

@@ -87,6 +87,9 @@ func directory(r recipe, now int64) string {
 		}
 		return '-'
 	}, clip(name, 64))
+	if name == "" {
+		name = "run"
+	}
 	return time.Unix(0, now).UTC().Format("20060102-150405") + "-" + name
 }
 

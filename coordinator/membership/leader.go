@@ -107,6 +107,8 @@ type trouble struct {
 	at   time.Duration
 	by   uint64
 	what Fault
+
+	counted bool // among the suspect's
 }
 
 type device struct{ machine, device string }

@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	slowFactor  = 1.5  // times the usual time of a shard is slow
-	waitShare   = 0.33 // of a step that others wait for one worker is slow
-	sameSpeed   = 1.15 // speeds within this factor of the fastest count as the same
-	gainNeeded  = 0.15 // of a step, for shards to be dealt anew
-	slowSteps   = 5    // updates between two looks at the speeds: named after two looks, within 20 steps
-	slowLooks   = 2
-	idleLookups = 30 // Times.FailAfter: half-life of the belief that a worker without shards is slow
+	slowFactor = 1.5  // times the usual time of a shard is slow
+	waitShare  = 0.33 // of a step that others wait for one worker is slow
+	sameSpeed  = 1.15 // speeds within this factor of the fastest count as the same
+	gainNeeded = 0.15 // of a step, for shards to be dealt anew
+	slowSteps  = 5    // updates between two looks at the speeds: named after two looks, within 20 steps
+	slowLooks  = 2
+	idleTimes  = 10 // Times.FailAfter: half-life of the belief that a worker without shards is slow
 )
 
 // usual is the median of what members take for a shard; 0: nobody knows.
@@ -55,31 +55,43 @@ func (l *Leader) slowest(s *State, j *Job, update uint64) []Command {
 		if p == nil || w == nil || len(m.Shards) == 0 || p.st.View != l.view {
 			continue
 		}
-		text := ""
-		t := finite(p.st.ShardSeconds)
-		if wait := l.waits(p, first); wait > 0 {
-			text = fmt.Sprintf("the others wait %s a step for it, more than its shards explain", seconds(wait))
-		}
-		if t > slowFactor*usual && usual > 0 {
-			text = fmt.Sprintf("it takes %s a shard, others %s", seconds(t), seconds(usual))
-		}
+		text := l.slowness(p, usual, first)
 		switch {
 		case text == "":
 			p.slow = 0
-			if t < usual*(1+slowFactor)/2 {
+			if finite(p.st.ShardSeconds) < usual*(1+slowFactor)/2 {
 				p.slowTold = false
 			}
 			continue
 		case p.slow < slowLooks:
 			p.slow++
 		}
-		if p.slow >= slowLooks && !p.slowTold {
-			p.slowTold = true
-			out = append(out, Command{Note: &Note{Topic: TopicSlow, Job: j.ID, Worker: w.ID, Warning: true, Text: w.name() + " is slow: " + text + "; it gets fewer shards where that helps",
-				Advice: "look for other programs, heat or a slow network on host " + w.Hello.Host}})
+		if p.slow >= slowLooks {
+			out = append(out, p.nameSlow(w, j, text)...)
 		}
 	}
 	return out
+}
+
+// slowness says how a member is slow, or "".
+func (l *Leader) slowness(p *peer, usual, first float64) string {
+	if t := finite(p.st.ShardSeconds); t > slowFactor*usual && usual > 0 {
+		return fmt.Sprintf("it takes %s a shard, others %s", seconds(t), seconds(usual))
+	}
+	if wait := l.waits(p, first); wait > 0 {
+		return fmt.Sprintf("the others wait %s a step for it, more than its shards explain", seconds(wait))
+	}
+	return ""
+}
+
+// nameSlow tells that a worker is slow, once until it is not.
+func (p *peer) nameSlow(w *Worker, j *Job, text string) []Command {
+	if p.slowTold || text == "" {
+		return nil
+	}
+	p.slowTold = true
+	return []Command{{Note: &Note{Topic: TopicSlow, Job: j.ID, Worker: w.ID, Warning: true, Text: w.name() + " is slow: " + text + "; it gets fewer shards where that helps",
+		Advice: "look for other programs, heat or a slow network on host " + w.Hello.Host}}}
 }
 
 // firstDone is when the first member with shards is done with them.
@@ -138,7 +150,7 @@ func (l *Leader) speeds(in []candidate, hands []hand) {
 		if p.idleSince != 0 && t > usual {
 			// It was too slow to get shards, and so is not measured any more. It is believed to be as slow ever less, until it
 			// is tried again; each time that fails the belief lives twice as long.
-			halves := float64(l.last-p.idleSince) / float64(idleLookups*l.c.Times.FailAfter<<min(p.idleTimes-1, 6))
+			halves := float64(l.last-p.idleSince) / float64(idleTimes*l.c.Times.FailAfter<<min(p.idleTimes-1, 6))
 			t = usual + (t-usual)*math.Exp2(-halves)
 		}
 		hands[i].seconds = t
@@ -224,6 +236,13 @@ func (l *Leader) deal(now time.Duration, s *State, j *Job, fresh bool, caught in
 	if caught > 1 {
 		who += fmt.Sprintf("; %d more have caught up", caught-1)
 	}
+	var out []Command
+	usual, first := l.usual(s), l.firstDone(s)
+	for i := range in {
+		if len(hands[i].had) > len(hands[i].gets) && caught == 0 {
+			out = append(out, in[i].p.nameSlow(in[i].w, j, l.slowness(in[i].p, usual, first))...)
+		}
+	}
 	v := &SetView{Base: s.View.Number, Job: j.ID, Reason: who, Members: make([]Member, len(in))}
 	slot := make(map[uint64]int, len(in))
 	for i := range in {
@@ -237,5 +256,5 @@ func (l *Leader) deal(now time.Duration, s *State, j *Job, fresh bool, caught in
 		}
 		v.Members[r] = Member{Worker: m.Worker, Shards: hands[i].gets, ValShards: hands[i].gets}
 	}
-	return set(v)
+	return append(out, Command{SetView: v})
 }

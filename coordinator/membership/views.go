@@ -18,7 +18,8 @@ func (a *apply) setView(v *SetView) Result {
 	next := View{Number: old.Number + 1, Job: v.Job, Members: v.Members, Advice: clip(v.Advice, maxText), Fault: v.Fault || a.First != nil,
 		FaultMs: v.FaultMs, Waiting: clip(v.Waiting, maxWord), Save: v.Save}
 	next.Reason = a.reason(v, old)
-	e := Event{Topic: TopicView, Job: v.Job, View: next.Number, Text: next.Reason, Advice: next.Advice, Warning: next.Fault}
+	e := Event{Topic: TopicView, Job: v.Job, View: next.Number, Text: next.Reason, Advice: next.Advice,
+		Warning: a.First != nil || v.Fault && len(old.Members) > 0}
 	if a.First != nil {
 		if next.Advice == "" {
 			next.Advice = a.First.Advice
