@@ -81,11 +81,14 @@ func (c *child) kill() {
 }
 
 // startServer runs a server until the test ends or stop is called.
-func startServer(t *testing.T, c ServerConfig) (s *Server, stop func()) {
+func startServer(t *testing.T, c ServerConfig, change ...func(*Server)) (s *Server, stop func()) {
 	t.Helper()
 	s, err := NewServer(c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(s)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

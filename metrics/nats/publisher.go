@@ -16,6 +16,7 @@ import (
 const (
 	windowSize   = 256
 	answerWithin = 5 * time.Second
+	findWithin   = 2 * time.Second // a request that a dying server did not answer ends only so
 )
 
 // flying is an event that is sent or about to be.
@@ -87,7 +88,7 @@ func (p *publisher) publish(ctx context.Context) error {
 			return nil
 		}
 		if p.stream == nil {
-			within, cancel := context.WithTimeout(ctx, answerWithin)
+			within, cancel := context.WithTimeout(ctx, findWithin)
 			stream, err := findStream(within, p.js)
 			cancel()
 			if err != nil {

@@ -221,7 +221,7 @@ type session struct {
 // open finds where recording has to go on. Events that were delivered but not acknowledged would come again only after
 // later ones: then the consumer is made anew from there.
 func (r *Recorder) open(ctx context.Context, js jetstream.JetStream) (*session, error) {
-	within, cancel := context.WithTimeout(ctx, answerWithin)
+	within, cancel := context.WithTimeout(ctx, findWithin)
 	defer cancel()
 	stream, err := findStream(within, js)
 	if err != nil {

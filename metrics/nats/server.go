@@ -82,10 +82,11 @@ func isWildcard(host string) bool { return host == "" || net.ParseIP(host).IsUns
 // Server is a NATS server with JetStream on disk inside this process. What a client was told is stored survives a kill
 // of the process; a loss of power may take the last seconds. It registers no flags and handles no signals.
 type Server struct {
-	c     ServerConfig
-	log   *slog.Logger
-	ready chan struct{}
-	url   string // written before ready is closed
+	c         ServerConfig
+	log       *slog.Logger
+	lookEvery time.Duration // whether the store still takes events
+	ready     chan struct{}
+	url       string // written before ready is closed
 }
 
 // NewServer checks c. Nothing is opened before Run.
@@ -93,7 +94,7 @@ func NewServer(c ServerConfig) (*Server, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Server{c: c, log: logger(c.Logger), ready: make(chan struct{})}, nil
+	return &Server{c: c, log: logger(c.Logger), lookEvery: time.Second, ready: make(chan struct{})}, nil
 }
 
 // Ready is closed once clients can connect. It stays open if Run returns before that.
@@ -111,8 +112,7 @@ func (s *Server) URL() string {
 
 // How Run looks after the server.
 const (
-	lookEvery    = time.Second
-	restartAfter = 2 * time.Second
+	restartAfter = 500 * time.Millisecond
 	listenWithin = 10 * time.Second
 	storedWithin = 2 * time.Second // events that a power failure may take
 )
@@ -149,20 +149,40 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
-// watch returns without an error when ctx ends, and with one when the server stores nothing any more.
+// watch returns without an error when ctx ends, and with one when the server stores nothing any more and a new one could:
+// until then this one lets recorders read.
 func (s *Server) watch(ctx context.Context, running *server.Server) error {
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(s.lookEvery)
 	defer look.Stop()
-	for {
+	for said := ""; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-look.C:
-			if !running.JetStreamEnabled() {
-				return fmt.Errorf("store of metrics in %s is closed: make room on its disk", s.c.StoreDir)
-			}
+		}
+		health := running.Healthz(&server.HealthzOptions{})
+		if health.Status == "ok" {
+			continue
+		}
+		err := s.room()
+		if err == nil {
+			return errors.New(health.Error)
+		}
+		if text := err.Error(); text != said {
+			said = text
+			s.log.Error("NATS stores nothing; make room on its disk, metrics wait meanwhile", keyError, said)
 		}
 	}
+}
+
+// room tries whether the store's disk takes a megabyte.
+func (s *Server) room() error {
+	path := filepath.Join(s.c.StoreDir, "room")
+	defer os.Remove(path)
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		return fmt.Errorf("try store of metrics: %w", err)
+	}
+	return nil
 }
 
 // start returns a server that takes connections and has the stream.
