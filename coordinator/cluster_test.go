@@ -237,13 +237,16 @@ type testWorker struct {
 	welcomed time.Time
 }
 
-func (c *testCluster) worker(device string) *testWorker {
+func (c *testCluster) worker(device string, change ...func(*mppb.Hello)) *testWorker {
 	w := &testWorker{
 		hello: &mppb.Hello{
 			Protocol: mppb.Protocol, Host: "host", Machine: "machine", Device: device, Address: "127.0.0.1:1" + device[len(device)-1:],
 			Data: &testData, Name: "worker " + device, Pid: 1, Token: c.nodes[0].cfg.Token,
 		},
 		done: make(chan error, 1), client: c.client(), cut: make(chan struct{}, 1), status: &mppb.Status{Phase: mppb.Phase_READY},
+	}
+	for _, f := range change {
+		f(w.hello)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel

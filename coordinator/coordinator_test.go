@@ -103,7 +103,7 @@ func TestTheLeaderDies(t *testing.T) {
 	c.start(first)
 	c.until("the old leader has caught up", func() bool {
 		_, err := first.job(job.Id)
-		return err == nil && first.fsm.state != nil && !first.Leads()
+		return err == nil && !first.Leads()
 	})
 	// A follower dies: nobody notices.
 	var follower *testNode
@@ -206,8 +206,7 @@ func TestSilenceIsFenced(t *testing.T) {
 	}
 	// It comes back as somebody new.
 	old, _ := b.now()
-	again := c.worker("cpu:1")
-	again.change(func(w *testWorker) { w.hello.Previous = old })
+	again := c.worker("cpu:1", func(h *mppb.Hello) { h.Previous = old })
 	c.until("it is in again", func() bool { return again.in(2) })
 	if id, _ := again.now(); id == old {
 		t.Errorf("it is worker %d again", id)
