@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"mp/coordinator"
 	"mp/job"
 	"mp/metrics"
@@ -49,81 +47,102 @@ type hub struct {
 	recorder    *nats.Recorder // nil: no NATS
 }
 
-// withHub runs a coordinator node while body runs, and stops it after, or before when the node breaks: then body's context
-// ends. What is stored at the end of body is recorded before withHub returns.
-func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	// The parts outlive body's context: at its end there is something left to record.
-	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	var group errgroup.Group
-	run := func(what string, f func(context.Context) error) {
-		group.Go(func() error {
-			err := f(parts)
-			if err != nil {
-				cancel()
-				return fmt.Errorf("%s: %w", what, err)
-			}
-			return nil
-		})
-	}
-	h := &hub{}
-	err := func() error {
-		if err := h.startNATS(ctx, &c, run); err != nil {
-			return err
-		}
-		h.runs = newRunSinks(c)
-		c.coordinator.NATSURL, c.coordinator.Logger = h.natsURL, c.log
-		teller := newStoryteller(h.runs, c.story)
-		c.coordinator.OnEvent = teller.hear
-		var err error
-		if h.coordinator, err = coordinator.New(c.coordinator); err != nil {
-			return err
-		}
-		h.runs.directory = h.directoryOf(c.coordinator.Token)
-		run("coordinator", func(ctx context.Context) error {
-			defer teller.close()
-			return h.coordinator.Run(ctx)
-		})
-		run("story", func(context.Context) error { return teller.run() })
-		if h.natsURL != "" {
-			if err := h.startRecorder(c, run); err != nil {
-				return err
-			}
-		}
-		err = body(ctx, h)
-		h.sync(parts)
-		return err
-	}()
-	stop()
-	broken := group.Wait()
-	if broken != nil && (err == nil || errors.Is(err, context.Canceled)) {
-		err = nil // body only ended because of it
-	}
-	err = errors.Join(err, broken)
-	if h.runs != nil {
-		err = errors.Join(err, h.runs.close())
-	}
-	return err
+// part is something of a hub that runs until it is told to end.
+type part struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done is closed
 }
 
-// startNATS starts or finds the NATS server.
-func (h *hub) startNATS(ctx context.Context, c *hubConfig, run func(string, func(context.Context) error)) error {
+// begin starts a part; broken is called when it ends with an error before it is told to.
+func begin(what string, broken func(), f func(context.Context) error) *part {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &part{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		if p.err = f(ctx); p.err != nil {
+			p.err = fmt.Errorf("%s: %w", what, p.err)
+			broken()
+		}
+	}()
+	return p
+}
+
+// end ends a part, if there is one, and waits for it.
+func (p *part) end() error {
+	if p == nil {
+		return nil
+	}
+	p.cancel()
+	<-p.done
+	return p.err
+}
+
+// withHub runs a coordinator node while body runs, and ends it after that. When the node breaks before, body's context
+// ends. What was told until the end of body is recorded before withHub returns.
+func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) error) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	broken := func() { cancel(errBroken) }
+	var server, node, tale, record *part
+	h := &hub{}
+	// The reverse of the start: the coordinator may tell of its end, that is recorded, and NATS goes last.
+	defer func() {
+		var told error
+		if errors.Is(context.Cause(ctx), errBroken) && errors.Is(err, context.Canceled) {
+			err = nil // body only ended because of it
+		}
+		err = errors.Join(err, node.end())
+		told = tale.end()
+		h.sync()
+		err = errors.Join(err, told, record.end())
+		if h.runs != nil {
+			err = errors.Join(err, h.runs.close())
+		}
+		err = errors.Join(err, server.end())
+	}()
+	if server, err = h.startNATS(ctx, c, broken); err != nil {
+		return err
+	}
+	h.runs = newRunSinks(c)
+	h.runs.directory = h.directoryOf(c.coordinator.Token)
+	teller := &storyteller{hub: h, story: c.story, token: c.coordinator.Token, log: c.log}
+	c.coordinator.NATSURL, c.coordinator.Logger, c.coordinator.OnEvent = h.natsURL, c.log, teller.hear
+	if h.coordinator, err = coordinator.New(c.coordinator); err != nil {
+		return err
+	}
+	tale = begin("story", broken, teller.run)
+	node = begin("coordinator", broken, h.coordinator.Run)
+	if h.natsURL != "" {
+		r := nats.DefaultRecorderConfig(h.natsURL, "mp-"+c.coordinator.ID)
+		r.Credentials.File, r.Logger = c.natsFile, c.log
+		if h.recorder, err = nats.NewRecorder(r); err != nil {
+			return err
+		}
+		record = begin("recorder", broken, func(ctx context.Context) error { return h.recorder.Run(ctx, h.runs.sink) })
+	}
+	return body(ctx, h)
+}
+
+// errBroken is why a hub's context ends when a part of it breaks.
+var errBroken = errors.New("a part of the coordinator broke")
+
+// startNATS starts or finds the NATS server, and returns what runs it, if anything here does.
+func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part, error) {
 	switch c.nats {
 	case natsNone, "":
-		return nil
+		return nil, nil
 	case natsEmbedded:
 	default:
 		if !strings.Contains(c.nats, "://") {
-			return fmt.Errorf("%w: --nats %q: choose embedded, none, or a URL such as nats://host:4222", job.ErrConfig, c.nats)
+			return nil, fmt.Errorf("%w: --nats %q: choose embedded, none, or a URL such as nats://host:4222", job.ErrConfig, c.nats)
 		}
 		h.natsURL = c.nats
-		return nil
+		return nil, nil
 	}
 	host, _, err := net.SplitHostPort(c.coordinator.Listen)
 	if err != nil {
-		return fmt.Errorf("%w: --listen %q: want HOST:PORT", job.ErrConfig, c.coordinator.Listen)
+		return nil, fmt.Errorf("%w: --listen %q: want HOST:PORT", job.ErrConfig, c.coordinator.Listen)
 	}
 	s := nats.DefaultServerConfig(c.natsDir)
 	s.Listen, s.Logger = net.JoinHostPort(host, usualPort(c.natsDir, host)), c.log
@@ -133,33 +152,25 @@ func (h *hub) startNATS(ctx context.Context, c *hubConfig, run func(string, func
 	}
 	server, err := nats.NewServer(s)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	failed := make(chan struct{})
-	run("NATS", func(ctx context.Context) error {
-		err := server.Run(ctx)
-		if err != nil {
-			close(failed)
-		}
-		return err
-	})
+	p := begin("NATS", broken, server.Run)
 	select {
 	case <-server.Ready():
-	case <-failed:
-		return context.Canceled // its own error is the group's
+	case <-p.done:
+		return p, context.Canceled // its own error is told at its end
 	case <-ctx.Done():
-		return ctx.Err()
+		return p, ctx.Err()
 	}
-	h.natsURL, err = h.reachable(server.URL(), host, c.coordinator.Token)
-	if err != nil {
-		return err
+	if h.natsURL, err = reachable(server.URL(), host, c.coordinator.Token); err != nil {
+		return p, err
 	}
-	return keepPort(c.natsDir, server.URL())
+	return p, keepPort(c.natsDir, server.URL())
 }
 
 // reachable is the server's URL under the name by which other machines know this one, with the secret that it asks for:
 // who is told of it has shown the secret already.
-func (h *hub) reachable(server, host, token string) (string, error) {
+func reachable(server, host, token string) (string, error) {
 	u, err := url.Parse(server)
 	if err != nil {
 		return "", fmt.Errorf("URL of the NATS server: %w", err)
@@ -202,26 +213,14 @@ func keepPort(dir, server string) error {
 	return nil
 }
 
-// startRecorder lets what workers publish go to the directories of runs.
-func (h *hub) startRecorder(c hubConfig, run func(string, func(context.Context) error)) error {
-	r := nats.DefaultRecorderConfig(h.natsURL, "mp-"+c.coordinator.ID)
-	r.Credentials.File, r.Logger = c.natsFile, c.log
-	var err error
-	if h.recorder, err = nats.NewRecorder(r); err != nil {
-		return err
-	}
-	run("recorder", func(ctx context.Context) error { return h.recorder.Run(ctx, h.runs.sink) })
-	return nil
-}
-
 // syncWithin bounds how long the end of a run waits for its last metrics.
 const syncWithin = 5 * time.Second
 
-func (h *hub) sync(ctx context.Context) {
+func (h *hub) sync() {
 	if h.recorder == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, syncWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), syncWithin)
 	defer cancel()
 	_ = h.recorder.Sync(ctx) // a run does not fail with its metrics; what is missing now is recorded at the next start
 }

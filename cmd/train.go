@@ -232,31 +232,39 @@ func writeJob(dir string, s job.Spec) error {
 	return os.Rename(path+".new", path)
 }
 
-// rateMeter is a Sink that learns how fast a run trains. It is safe for concurrent use if what it passes events on to is.
-type rateMeter struct {
+// audience is a Sink before the console of `mp train`: it leaves out what only people with clusters ask for, and learns how
+// fast the run trains. It is safe for concurrent use if what it passes events on to is.
+type audience struct {
 	metrics.Sink
 
 	mu              sync.Mutex
+	begun           bool // there was a view
 	images, seconds float64
 }
 
 // Emit passes e on.
-func (m *rateMeter) Emit(e metrics.Event) {
+func (a *audience) Emit(e metrics.Event) {
+	a.mu.Lock()
 	if e.Epoch != nil {
-		m.mu.Lock()
-		m.images += e.Epoch.ImagesPerSecond * e.Epoch.Seconds
-		m.seconds += e.Epoch.Seconds
-		m.mu.Unlock()
+		a.images += e.Epoch.ImagesPerSecond * e.Epoch.Seconds
+		a.seconds += e.Epoch.Seconds
 	}
-	m.Sink.Emit(e)
+	a.begun = a.begun || e.View != nil
+	begun := a.begun
+	a.mu.Unlock()
+	if e.Story != nil && (e.Story.Topic == "checkpoint" || e.Story.Topic == "job" && !begun) && !e.Story.Warning {
+		quiet := *e.Story
+		quiet.Detail, e.Story = true, &quiet
+	}
+	a.Sink.Emit(e)
 }
 
 // rate is in images a second.
-func (m *rateMeter) rate() float64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.seconds == 0 {
+func (a *audience) rate() float64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.seconds == 0 {
 		return 0
 	}
-	return m.images / m.seconds
+	return a.images / a.seconds
 }

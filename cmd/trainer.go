@@ -30,7 +30,7 @@ type trainer struct {
 	env    *env
 	data   *mppb.Dataset
 	began  time.Time
-	meter  *rateMeter
+	people *audience
 	client *mppb.Client
 	id     string // of the job
 }
@@ -40,7 +40,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	t.began = time.Now()
 	console := t.env.console()
 	shown := metrics.NewFanout(console)
-	t.meter = &rateMeter{Sink: shown}
+	t.people = &audience{Sink: shown}
 	c := coordinator.DefaultConfig()
 	c.Listen, c.FailAfter, c.Version, c.Dismiss = "127.0.0.1:0", t.failAfter, version(), true
 	c.DataDir = filepath.Join(t.directory, clusterFolder, "raft")
@@ -52,7 +52,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	defer closeLog()
 	var result trained
 	err = withHub(ctx, hubConfig{
-		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, "nats"), log: log, console: t.meter,
+		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, "nats"), log: log, console: t.people,
 		story: t.general(shown),
 	}, func(hubCtx context.Context, h *hub) error {
 		var err error
@@ -62,12 +62,17 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	return result, errors.Join(err, shown.Close())
 }
 
-// general shows what the cluster tells of no job.
+// general shows what the cluster tells of no job. Who comes and goes is told again by the views that follow from it.
 func (t *trainer) general(shown metrics.Sink) func(*mppb.Event) {
 	return func(e *mppb.Event) {
-		if e.Job == "" {
-			shown.Emit(storyEvent(e))
+		if e.Job != "" {
+			return
 		}
+		out := storyEvent(e)
+		if out.Story != nil {
+			out.Story.Detail = !e.Warning || e.Topic == "leave"
+		}
+		shown.Emit(out)
 	}
 }
 
@@ -145,7 +150,7 @@ func (t *trainer) sayWarning(text string, lines []string) {
 	for _, line := range lines {
 		advice += "\n    " + line
 	}
-	t.meter.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStory, Story: &metrics.Story{
+	t.people.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStory, Story: &metrics.Story{
 		Topic: "process", Text: text, Warning: true, Advice: strings.TrimPrefix(advice, "\n    ")}})
 }
 
@@ -339,9 +344,9 @@ func (t *trainer) conclude(j *mppb.Job) (trained, error) {
 		return trained{}, err
 	}
 	took := time.Since(t.began)
-	t.meter.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
+	t.people.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
 		Title: t.spec.Model, BestTop1: o.GetBestTop1(), BestTop5: o.GetBestTop5(), BestEpoch: int(o.GetBestEpoch()), Epochs: int(o.GetEpochs()),
-		Seconds: took.Seconds(), ImagesPerSecond: t.meter.rate(), Directory: t.directory, Checkpoint: best, SHA256: o.GetSha256(),
+		Seconds: took.Seconds(), ImagesPerSecond: t.people.rate(), Directory: t.directory, Checkpoint: best, SHA256: o.GetSha256(),
 		Next: []string{
 			fmt.Sprintf("mp evaluate %s --checkpoint %s --mirror", t.spec.Data, t.directory),
 			fmt.Sprintf("mp checkpoint show %s", best),
