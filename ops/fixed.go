@@ -1,0 +1,47 @@
+package ops
+
+// #include "csrc/ops.h"
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// FixedBlock is the number of elements that share an exponent in the Fixed functions: allreduce.Block.
+const FixedBlock = C.MP_FIXED_BLOCK
+
+// FixedExponents raises exponents, one for each FixedBlock elements of x, to the greatest biased exponents in x. This and the
+// other Fixed functions are the fast twins of package allreduce's Kernels: host memory, one thread, the same bits.
+func FixedExponents(exponents []byte, x []float32) {
+	checkFixed(len(exponents), len(x), len(x))
+	C.mp_fixed_exponents(first[C.uint8_t](exponents), first[C.float](x), C.int64_t(len(x)))
+}
+
+// FixedQuantize sets q to the integers that x's elements are in fixed point, or adds them.
+func FixedQuantize(q []int32, x []float32, exponents []byte, bits int, add bool) {
+	checkFixed(len(exponents), len(x), len(q))
+	C.mp_fixed_quantize(first[C.int32_t](q), first[C.float](x), first[C.uint8_t](exponents), C.int64_t(len(x)), C.int(bits), C.int(truth(add)))
+}
+
+// FixedDequantize sets x to what the integers stand for.
+func FixedDequantize(x []float32, q []int32, exponents []byte, bits int) {
+	checkFixed(len(exponents), len(x), len(q))
+	C.mp_fixed_dequantize(first[C.float](x), first[C.int32_t](q), first[C.uint8_t](exponents), C.int64_t(len(x)), C.int(bits))
+}
+
+// FixedAdd adds src to dst.
+func FixedAdd(dst, src []int32) {
+	checkFixed((len(src)+FixedBlock-1)/FixedBlock, len(src), len(dst))
+	C.mp_fixed_add(first[C.int32_t](dst), first[C.int32_t](src), C.int64_t(len(src)))
+}
+
+// checkFixed panics where C would leave its vectors.
+func checkFixed(exponents, x, q int) {
+	if x != q || exponents != (x+FixedBlock-1)/FixedBlock {
+		panic(fmt.Sprintf("fixed point: %d elements beside %d with %d exponents", x, q, exponents))
+	}
+}
+
+// first is the address of a slice's first element, as C calls its type.
+func first[C, Go any](s []Go) *C { return (*C)(unsafe.Pointer(unsafe.SliceData(s))) }
