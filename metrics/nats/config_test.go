@@ -168,16 +168,19 @@ func TestQueueAgainstAPlainList(t *testing.T) {
 	}
 }
 
-// A queue that was long gives its memory back.
-func TestEmptyQueueIsSmall(t *testing.T) {
-	q := queue{maxEvents: 1 << 20, maxBytes: 1 << 30}
-	for i := range uint64(100_000) {
+// A queue of blocks beside one of a single block, and what an empty one holds.
+func TestQueueOfManyBlocks(t *testing.T) {
+	const n = 10 * blockSize
+	q := queue{maxEvents: n / 2, maxBytes: 1 << 30}
+	for i := range uint64(n) {
 		q.push(entry{sequence: i, kind: metrics.KindStep})
 	}
-	for q.len() > 0 {
-		q.pop()
+	for want := uint64(n / 2); q.len() > 0; want++ {
+		if e, ok := q.pop(); !ok || e.sequence != want {
+			t.Fatalf("got event %d, want %d", e.sequence, want)
+		}
 	}
-	if got := cap(q.lossy.entries); got > lineKeeps || q.bytes != 0 {
-		t.Errorf("got room for %d entries and %d bytes counted, want little", got, q.bytes)
+	if len(q.lossy.blocks) != 0 || q.bytes != 0 || q.dropped != n/2 {
+		t.Errorf("an empty queue has %d blocks and counts %d bytes and %d dropped, want 0, 0 and %d", len(q.lossy.blocks), q.bytes, q.dropped, n/2)
 	}
 }

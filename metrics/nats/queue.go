@@ -75,30 +75,43 @@ func lossy(kind metrics.Kind) bool {
 	return false
 }
 
-// lineKeeps is how many entries an empty line keeps memory for.
-const lineKeeps = 4096
-
-// line is a first-in, first-out list.
+// line is a first-in, first-out list in blocks, so that no push ever copies what is there.
 type line struct {
-	entries []entry
-	head    int // entries before it are gone
+	blocks [][]entry
+	head   int // of the first block, gone
+	n      int
 }
 
-func (l *line) len() int     { return len(l.entries) - l.head }
-func (l *line) first() entry { return l.entries[l.head] }
-func (l *line) push(e entry) { l.entries = append(l.entries, e) }
+const blockSize = 512
+
+func (l *line) len() int     { return l.n }
+func (l *line) first() entry { return l.blocks[0][l.head] }
+
+func (l *line) push(e entry) {
+	last := len(l.blocks) - 1
+	switch {
+	case last < 0: // most of the time few wait: the first block grows as needed
+		l.blocks = append(l.blocks, nil)
+		last++
+	case len(l.blocks[last]) == blockSize:
+		l.blocks = append(l.blocks, make([]entry, 0, blockSize))
+		last++
+	}
+	l.blocks[last] = append(l.blocks[last], e)
+	l.n++
+}
 
 func (l *line) pop() entry {
-	e := l.entries[l.head]
-	l.entries[l.head] = entry{}
+	e := l.blocks[0][l.head]
+	l.blocks[0][l.head] = entry{}
 	l.head++
-	if l.head == len(l.entries) && cap(l.entries) > lineKeeps {
+	l.n--
+	switch {
+	case l.n == 0:
 		*l = line{}
-	}
-	if l.head > len(l.entries)/2 { // moves each entry at most once on average
-		n := copy(l.entries, l.entries[l.head:])
-		clear(l.entries[n:])
-		l.entries, l.head = l.entries[:n], 0
+	case l.head == blockSize:
+		l.blocks[0] = nil
+		l.blocks, l.head = l.blocks[1:], 0
 	}
 	return e
 }
