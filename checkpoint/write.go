@@ -65,7 +65,7 @@ func writeWith(create creator, dir, name string, s *State) (path string, err err
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return "", err
 	}
-	m := manifest{Version: manifestVersion, Serial: nextSerial(dir), Meta: s.Meta, Digest: Digest(s.Model), Files: map[string]fileMark{}}
+	m := manifest{Version: manifestVersion, Serial: max(nextSerial(dir), s.Meta.Step), Meta: s.Meta, Digest: Digest(s.Model), Files: map[string]fileMark{}}
 	parts := map[string][]Tensor{modelName: s.Model}
 	if len(s.Optimizer) > 0 {
 		parts[optimizerName] = s.Optimizer

@@ -48,8 +48,6 @@ type library interface {
 	// keep takes a checkpoint that was written to path, and makes it the newest or the best. It blocks until that is
 	// durable.
 	keep(ctx context.Context, k kept) error
-	// has says whether the checkpoint called name is kept, whole.
-	has(ctx context.Context, v *mppb.View, name string) (bool, error)
 	// fetch returns the path of a checkpoint that keep took, here or on another machine.
 	fetch(ctx context.Context, v *mppb.View, name string) (string, error)
 }

@@ -33,10 +33,11 @@ type engineConfig struct {
 	ring       ring
 	donors     donors
 	library    library
-	// sink returns the sink for the events of a job, and closes the one before.
-	sink    func(job string) metrics.Sink
+	// sink returns the sink for the events of a job, in the place of the one before, nil for none.
+	sink    func(job string, before metrics.Sink) metrics.Sink
 	version string
 	kernels allreduce.Kernels
+	bucket  int // elements that are summed in one operation; 0: allreduce's default
 	log     *slog.Logger
 	// fatal says whether a checkpoint that cannot be saved ends the run.
 	fatal bool
@@ -137,7 +138,7 @@ func (e *engine) run(ctx context.Context) error {
 // serve does what one view says and returns when that is done, or cannot be done, or ctx ends.
 func (e *engine) serve(ctx context.Context, o order) error {
 	e.control.post(func(s *mppb.Status) {
-		s.Job, s.View, s.Fault, s.Phase = o.view.Job, o.view.Number, nil, mppb.Phase_READY
+		s.View, s.Fault, s.Phase = o.view.Number, nil, mppb.Phase_READY
 	})
 	if o.rank < 0 || len(o.view.Members) == 0 {
 		return e.rest(ctx, o)
@@ -231,7 +232,8 @@ func (e *engine) turnTo(ctx context.Context, o order) error {
 
 // prepare builds the replica of a job.
 func (e *engine) prepare(ctx context.Context, v *mppb.View, spec job.Spec) error {
-	e.job, e.sinks = v.Job, e.sink(v.Job)
+	e.job, e.sinks = v.Job, e.sink(v.Job, e.sinks)
+	e.control.post(func(s *mppb.Status) { s.Job = v.Job })
 	if spec.Threads > 0 {
 		if err := e.device.SetThreads(ctx, spec.Threads); err != nil {
 			return err
@@ -263,7 +265,7 @@ func (e *engine) leaveJob() {
 	e.replica, e.feed, e.copying, e.writes, e.result, e.scores = nil, nil, nil, false, nil, scores{}
 	e.donor.keep("", func(position) bool { return false })
 	e.control.post(func(s *mppb.Status) {
-		s.Update, s.CaughtUp, s.Validated, s.Ledger, s.Finished, s.Outcome, s.Failure = 0, false, 0, nil, false, nil, ""
+		s.Job, s.Update, s.CaughtUp, s.Validated, s.Ledger, s.Finished, s.Outcome, s.Failure = "", 0, false, 0, nil, false, nil, ""
 	})
 }
 

@@ -47,10 +47,21 @@ func newFeed(r *replica, mine []int) (*feed, error) {
 // serves says whether the feed can go on for these shards of the replica's next update: what it has delivered of that one
 // must have been computed.
 func (f *feed) serves(mine []int) bool {
-	if f == nil || !slices.Equal(f.mine, mine) || f.update != f.replica.at.Done {
+	if f == nil || !slices.Equal(f.mine, mine) {
 		return false
 	}
-	for _, s := range mine[:f.given] {
+	delivered := mine[:f.given]
+	switch f.replica.at.Done {
+	case f.update:
+	case f.update - 1: // which it has delivered
+		if f.given > 0 {
+			return false
+		}
+		delivered = mine
+	default:
+		return false
+	}
+	for _, s := range delivered {
 		if f.replica.size(s) > 0 && !f.replica.computed(s) {
 			return false
 		}
@@ -72,16 +83,16 @@ func (f *feed) missing() []int {
 // next delivers the next shard of the replica's next update that is missing. Release it.
 func (f *feed) next(ctx context.Context) (*data.Batch, error) {
 	for {
-		if f.given == len(f.mine) {
-			f.given = 0
-			f.update++
-		}
 		b, err := f.loader.Next(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("load update %d: %w", f.update+1, err)
 		}
-		f.given++
-		if f.update == f.replica.at.Done && len(b.IDs) > 0 && !f.replica.computed(b.Shard) {
+		update := f.update
+		if f.given++; f.given == len(f.mine) {
+			f.given = 0
+			f.update++
+		}
+		if update == f.replica.at.Done && len(b.IDs) > 0 && !f.replica.computed(b.Shard) {
 			return b, nil
 		}
 		b.Release()

@@ -2,13 +2,20 @@ package worker
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
 
 	"mp/data"
 	"mp/job"
 	"mp/metrics"
+	"mp/mppb"
 	"mp/ops"
 )
 
@@ -73,7 +80,9 @@ func (c NodeConfig) Validate() error {
 // Node is a worker of a cluster: it belongs to a coordinator, computes what its views say, and serves one job after
 // another.
 type Node struct {
-	c NodeConfig
+	c     NodeConfig
+	drain chan struct{} // closed by Drain
+	once  sync.Once
 }
 
 // NewNode checks the configuration.
@@ -81,16 +90,144 @@ func NewNode(c NodeConfig) (*Node, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Node{c: c}, nil
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Node{c: c, drain: make(chan struct{})}, nil
 }
 
 // Drain asks the node to leave in peace: it goes on computing until the coordinator has given its shards to others, 8
 // seconds at most, and Run returns ErrDrained. It returns at once; a second call does nothing. Safe for concurrent use.
-func (n *Node) Drain() {}
+func (n *Node) Drain() { n.once.Do(func() { close(n.drain) }) }
+
+// drainPatience is how long a node that was asked to leave waits for leave.
+const drainPatience = 8 * time.Second
 
 // Run belongs to the cluster until the coordinator has nothing left to do (nil), Drain (ErrDrained), a refusal
 // (ErrRefused), something that only this worker can be blamed for, or the end of ctx, at which it stops at once as if it
 // had been killed. It blocks, and everything that it started has ended when it returns. Call it once.
-func (n *Node) Run(ctx context.Context) error {
-	return fmt.Errorf("run worker %s: not built yet", n.c.Name)
+func (n *Node) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: n.c.Coordinators, Token: n.c.Token, Logger: n.c.Logger})
+	if err != nil {
+		return fmt.Errorf("run worker: %w: %w", job.ErrConfig, err)
+	}
+	defer client.Close()
+	d, err := listen(n.c)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	s := newSession(client, n.hello(d), n.c.Logger)
+	e := newEngine(ctx, engineConfig{
+		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: d.ring(s), donors: d, library: depot{client, n.c.Scratch},
+		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger,
+	})
+	d.serve(e.donor)
+	computed := make(chan error, 1)
+	go func() { computed <- e.run(ctx) }()
+	belonged := make(chan error, 1)
+	go func() { belonged <- s.run(ctx) }()
+	defer func() { // in this order: the engine hears that the session has ended, and lets go of the ring and the device
+		cancel()
+		<-belonged
+		<-computed
+		e.close()
+		n.closeSink(e.sinks)
+	}()
+	drain := n.drain
+	var patience <-chan time.Time
+	for {
+		select {
+		case err := <-belonged:
+			belonged <- err
+			return n.left(ctx, err)
+		case err := <-computed:
+			computed <- err
+			if err != nil && ctx.Err() == nil {
+				n.confess(ctx, s, err)
+				return fmt.Errorf("run worker %s: %w", n.c.Name, err)
+			}
+			return ctx.Err()
+		case <-drain:
+			drain = nil
+			if !s.belongs() {
+				return fmt.Errorf("leave before anybody had need of this worker: %w", ErrDrained)
+			}
+			s.post(func(st *mppb.Status) { st.Leaving = true })
+			patience = time.After(drainPatience)
+		case <-patience:
+			return fmt.Errorf("nobody gave this worker leave within %s: %w", drainPatience, ErrDrained)
+		}
+	}
 }
+
+// left is what the end of a membership means to whoever started the node.
+func (n *Node) left(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, errFinished):
+		return nil
+	case errors.Is(err, ErrDrained), errors.Is(err, ErrRefused):
+		return err
+	case errors.Is(err, mppb.ErrForeign):
+		return fmt.Errorf("%w: %w", job.ErrConfig, err)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("belong to the cluster: %w", err)
+}
+
+// confess tells the coordinator that this worker is at fault, before its session ends.
+func (n *Node) confess(ctx context.Context, s *session, err error) {
+	s.post(func(st *mppb.Status) {
+		st.Fault = &mppb.Fault{View: st.View, Suspect: s.me(), Kind: "local", Text: err.Error()}
+	})
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s.flush(ctx)
+}
+
+func (n *Node) hello(d *door) *mppb.Hello {
+	train, val := n.c.Train.Hash(), n.c.Val.Hash()
+	return &mppb.Hello{
+		Protocol: mppb.Protocol, Version: n.c.Version, Host: n.c.Host, Machine: n.c.Machine, Device: n.c.DeviceName,
+		Address: d.address, UnixSocket: d.socket, Token: n.c.Token, Pid: uint32(os.Getpid()), Name: n.c.Name,
+		Data: &mppb.Dataset{
+			TrainSha256: hex.EncodeToString(train[:]), ValSha256: hex.EncodeToString(val[:]),
+			TrainImages: uint32(n.c.Train.Len()), ValImages: uint32(n.c.Val.Len()), Classes: uint32(len(n.c.Train.Classes())),
+			Directory: filepath.Dir(n.c.Train.Path()),
+		},
+	}
+}
+
+// sink returns what makes an engine's sinks.
+func (n *Node) sink(s *session) func(job string, before metrics.Sink) metrics.Sink {
+	return func(job string, before metrics.Sink) metrics.Sink {
+		n.closeSink(before)
+		if n.c.Sinks == nil {
+			return nowhereSink{}
+		}
+		made, err := n.c.Sinks(s.natsURL(), job, s.me())
+		if err != nil {
+			n.c.Logger.Warn("metrics of this worker go nowhere", "job", job, "reason", err)
+			return nowhereSink{}
+		}
+		return made
+	}
+}
+
+func (n *Node) closeSink(s metrics.Sink) {
+	c, ok := s.(io.Closer)
+	if !ok {
+		return
+	}
+	if err := c.Close(); err != nil {
+		n.c.Logger.Warn("metrics were lost", "reason", err)
+	}
+}
+
+// nowhereSink forgets events.
+type nowhereSink struct{}
+
+func (nowhereSink) Emit(metrics.Event) {}

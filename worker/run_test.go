@@ -20,12 +20,15 @@ type decoder struct{}
 
 func (decoder) Decode(jpegs [][]byte, dst []byte) []error { return pixel.Decode(jpegs, dst) }
 
-// packs paints a small data set and packs it.
-func packs(t *testing.T) (trainPack, valPack *data.Pack) {
+// packPair is the images of training and of validation.
+type packPair [2]*data.Pack
+
+// packs paints a small data set and packs it; its last batch of an epoch is not full.
+func packs(t *testing.T) packPair {
 	t.Helper()
 	dir := t.TempDir()
 	ctx := context.Background()
-	if err := data.Synth(ctx, data.SynthConfig{Dir: dir, Classes: 4, Train: 48, Val: 12, Seed: 1}); err != nil {
+	if err := data.Synth(ctx, data.SynthConfig{Dir: dir, Classes: 4, Train: 45, Val: 12, Seed: 1}); err != nil {
 		t.Fatal(err)
 	}
 	root, err := data.OpenRoot(dir)
@@ -44,7 +47,7 @@ func packs(t *testing.T) (trainPack, valPack *data.Pack) {
 		t.Cleanup(func() { p.Close() })
 		return p
 	}
-	return open(data.Train), open(data.Val)
+	return packPair{open(data.Train), open(data.Val)}
 }
 
 // stopAt cancels the run when a number of updates is reported, or when the last image is validated.
@@ -81,7 +84,7 @@ func short(t *testing.T, model string, shards int) job.Spec {
 }
 
 // train runs a job in dir until it ends or, with a positive number, after stop updates.
-func train(t *testing.T, s job.Spec, dir string, p [2]*data.Pack, stop int) (Result, error) {
+func train(t *testing.T, s job.Spec, dir string, p packPair, stop int) (Result, error) {
 	t.Helper()
 	device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: s.Threads})
 	if err != nil {
@@ -99,8 +102,7 @@ func train(t *testing.T, s job.Spec, dir string, p [2]*data.Pack, stop int) (Res
 }
 
 func TestResumedRunEndsWithTheSameBits(t *testing.T) {
-	trainPack, valPack := packs(t)
-	p := [2]*data.Pack{trainPack, valPack}
+	p := packs(t)
 	for _, c := range []struct {
 		model  string
 		shards int
@@ -142,8 +144,7 @@ func TestResumedRunEndsWithTheSameBits(t *testing.T) {
 }
 
 func TestAnotherRunsBestIsNotThisOnes(t *testing.T) {
-	trainPack, valPack := packs(t)
-	p := [2]*data.Pack{trainPack, valPack}
+	p := packs(t)
 	s := short(t, job.ModelSimpleNet, 1)
 	first, second := t.TempDir(), t.TempDir()
 	if _, err := train(t, s, first, p, 7); !errors.Is(err, ErrStopped) { // after the validation of epoch 1
@@ -160,10 +161,10 @@ func TestAnotherRunsBestIsNotThisOnes(t *testing.T) {
 }
 
 func TestWrongCheckpointsAreRefused(t *testing.T) {
-	trainPack, valPack := packs(t)
+	p := packs(t)
 	dir := t.TempDir()
 	s := short(t, job.ModelSimpleNet, 1)
-	if _, err := train(t, s, dir, [2]*data.Pack{trainPack, valPack}, 2); !errors.Is(err, ErrStopped) {
+	if _, err := train(t, s, dir, p, 2); !errors.Is(err, ErrStopped) {
 		t.Fatal(err)
 	}
 	device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: 1})
@@ -171,7 +172,7 @@ func TestWrongCheckpointsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer device.Close()
-	c := Config{Train: trainPack, Val: valPack, Directory: dir, Device: device, Sink: stopAt{}}
+	c := Config{Train: p[0], Val: p[1], Directory: dir, Device: device, Sink: stopAt{}}
 	c.Spec = short(t, job.ModelSceneNet, 1)
 	c.Spec.Resume = dir
 	if _, err := New(context.Background(), c); !errors.Is(err, job.ErrConfig) {

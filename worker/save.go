@@ -85,17 +85,11 @@ func (s *saver) run(ctx context.Context) {
 	}
 }
 
-// save writes one checkpoint, unless another worker has brought it to the library already.
+// save writes one checkpoint.
 func (s *saver) save(ctx context.Context, x saving) error {
-	has, err := s.library.has(ctx, x.view, x.name)
+	path, err := checkpoint.Write(s.library.folder(x.view), x.name, x.state)
 	if err != nil {
-		return fmt.Errorf("ask for checkpoint %s: %w", x.name, err)
-	}
-	path := filepath.Join(s.library.folder(x.view), x.name)
-	if !has {
-		if path, err = checkpoint.Write(s.library.folder(x.view), x.name, x.state); err != nil {
-			return err
-		}
+		return err
 	}
 	return s.library.keep(ctx, kept{view: x.view, path: path, best: x.best})
 }
@@ -148,8 +142,6 @@ func (s shelf) keep(_ context.Context, k kept) error {
 	_, err := checkpoint.Prune(dir, s.keeping)
 	return err
 }
-
-func (s shelf) has(_ context.Context, v *mppb.View, name string) (bool, error) { return false, nil }
 
 func (s shelf) fetch(_ context.Context, v *mppb.View, name string) (string, error) {
 	path := filepath.Join(s.folder(v), name)

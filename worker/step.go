@@ -114,7 +114,7 @@ func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error
 // terms are the vectors that this worker has computed for the next update.
 func (v *visit) terms() allreduce.Terms {
 	r := v.replica
-	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.kernels}
+	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.kernels, Bucket: v.bucket}
 	for _, shard := range v.mine() {
 		if v.copying == nil && r.computed(shard) && r.size(shard) > 0 {
 			t.Shards, t.Vectors = append(t.Shards, shard), append(t.Vectors, r.shards[shard].host)
@@ -137,8 +137,12 @@ func (r *replica) shard(b *data.Batch, ready *ready) error {
 		s.CopyInto(r.before, statistics)
 		logits := r.model.Forward(s, images(s, b), model.Mode{Train: true, Keys: b.Keys}) // [N K]
 		loss := s.CrossEntropy(logits, targets(s, b), r.spec.LabelSmoothing, ops.ReduceMean)
-		t := count(ops.Values[float32](s, logits), b.Labels)
-		t.lose(s.Item(loss)*float64(t.images), int(t.images))
+		scores, mean := ops.Values[float32](s, logits), s.Item(loss)
+		if err := s.Err(); err != nil {
+			return err
+		}
+		t := count(scores, b.Labels)
+		t.lose(mean*float64(t.images), int(t.images))
 		t.hash = fingerprints(b.IDs)
 		if r.layout.stats > 0 {
 			s.CopyInto(s.Narrow(whole, 0, int64(r.layout.grads), int64(r.layout.stats)), s.Scale(statistics, weight))

@@ -34,7 +34,7 @@ func (v *visit) run(ctx context.Context) error {
 	v.phase(mppb.Phase_FORMING)
 	g, err := v.ring.form(ctx, v.order)
 	if err != nil {
-		return fmt.Errorf("form view %d: %w", v.view.Number, err)
+		return fmt.Errorf("form view %d: %w: %w", v.view.Number, allreduce.ErrBroken, err)
 	}
 	v.group = &meteredGroup{Group: g, beat: v.control.beat}
 	defer v.group.Close()
@@ -48,6 +48,9 @@ func (v *visit) run(ctx context.Context) error {
 	}
 	v.replica.whole = v.replica.whole && v.copying == nil // a state that others have left behind is of no use
 	v.tellWhere()
+	if ledger := recent(v.replica.epochs, true); v.copying == nil && len(ledger) > 0 {
+		v.control.post(func(s *mppb.Status) { s.Ledger = ledger })
+	}
 	return v.advance(ctx)
 }
 

@@ -49,7 +49,7 @@ func New(ctx context.Context, c Config) (*Worker, error) {
 	w := &Worker{Config: c, lone: newLone(c.Spec.Shards)}
 	w.engine = newEngine(context.Background(), engineConfig{
 		device: c.Device, train: c.Train, val: c.Val, control: w.lone, ring: w.lone, donors: w.lone,
-		library: shelf{c.Directory, c.Spec.KeepCheckpoints}, sink: func(string) metrics.Sink { return c.Sink },
+		library: shelf{c.Directory, c.Spec.KeepCheckpoints}, sink: func(string, metrics.Sink) metrics.Sink { return c.Sink },
 		version: c.Version, kernels: kernels(), log: slog.New(slog.DiscardHandler), fatal: true,
 	})
 	v := w.lone.only.view
@@ -104,7 +104,9 @@ func (w *Worker) stop() error {
 }
 
 // kernels are the loops over elements that sums use.
-func kernels() allreduce.Kernels { return allreduce.Kernels{} }
+func kernels() allreduce.Kernels {
+	return allreduce.Kernels{Exponents: ops.FixedExponents, Quantize: ops.FixedQuantize, Dequantize: ops.FixedDequantize, Add: ops.FixedAdd}
+}
 
 // Close frees the worker's tensors. The device and the packs are the caller's.
 func (w *Worker) Close() { w.engine.close() }

@@ -1,0 +1,181 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"mp/allreduce"
+	"mp/allreduce/rpc"
+	"mp/job"
+	"mp/mppb"
+)
+
+// door is where peers reach this worker: its ring and its snapshots, by TCP and, from the same machine, by a unix socket.
+type door struct {
+	address string // host:port for peers
+	socket  string // path for peers of this machine; empty: none
+	machine string
+	token   string
+	log     *slog.Logger
+
+	listeners []net.Listener
+	server    *grpc.Server
+	rings     *rpc.Server
+	serving   sync.WaitGroup
+	remove    string // folder of the socket, if it was made for it
+}
+
+// maxSocketPath is the longest path that every system takes for a unix socket.
+const maxSocketPath = 100
+
+// listen takes the addresses; serve must follow, and close gives them back.
+func listen(c NodeConfig) (*door, error) {
+	d := &door{machine: c.Machine, token: c.Token, log: c.Logger, rings: rpc.NewServer()}
+	for _, left := range []string{"made", "fetched"} { // by a process before
+		if err := os.RemoveAll(filepath.Join(c.Scratch, left)); err != nil {
+			return nil, fmt.Errorf("clear the scratch folder: %w", err)
+		}
+	}
+	if err := os.MkdirAll(c.Scratch, 0o755); err != nil {
+		return nil, fmt.Errorf("make the scratch folder: %w", err)
+	}
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for other workers at %s: %w; give another --listen: %w", c.Listen, err, job.ErrConfig)
+	}
+	d.listeners = append(d.listeners, l)
+	d.address = c.Advertise
+	if d.address == "" {
+		d.address = advertised(l.Addr(), c.Host)
+	}
+	d.listenLocally(c.Scratch)
+	d.server = grpc.NewServer(append(rpc.ServerOptions(), grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
+		grpc.ChainStreamInterceptor(d.admit))...)
+	d.rings.Register(d.server)
+	return d, nil
+}
+
+// advertised is a listener's address with the host's name where it listens on every interface.
+func advertised(a net.Addr, host string) string {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || !t.IP.IsUnspecified() || host == "" {
+		return a.String()
+	}
+	return net.JoinHostPort(host, fmt.Sprint(t.Port))
+}
+
+// listenLocally opens the unix socket; without one, peers of this machine come by TCP.
+func (d *door) listenLocally(scratch string) {
+	path, err := filepath.Abs(filepath.Join(scratch, "peers.sock"))
+	if err != nil || len(path) > maxSocketPath {
+		folder, err := os.MkdirTemp("", "mp-")
+		if err != nil {
+			return
+		}
+		d.remove = folder
+		path = filepath.Join(folder, "peers.sock")
+	}
+	_ = os.Remove(path) // of a process that was killed
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		d.log.Info("no unix socket: peers of this machine come by TCP", "reason", err)
+		return
+	}
+	d.socket = path
+	d.listeners = append(d.listeners, l)
+}
+
+// serve accepts peers.
+func (d *door) serve(states mppb.PeerServer) {
+	mppb.RegisterPeerServer(d.server, states)
+	for _, l := range d.listeners {
+		d.serving.Go(func() {
+			if err := d.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				d.log.Warn("peers cannot reach this worker any more", "address", l.Addr().String(), "reason", err)
+			}
+		})
+	}
+}
+
+func (d *door) close() {
+	d.rings.Close()
+	d.server.Stop()
+	for _, l := range d.listeners {
+		l.Close() // one that was never served is not the server's
+	}
+	d.serving.Wait()
+	if d.remove != "" {
+		os.RemoveAll(d.remove)
+	}
+}
+
+// admit lets only those copy states who know the cluster's token. A ring's streams are admitted by its handshake.
+func (d *door) admit(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if d.token != "" && info.FullMethod == mppb.Peer_State_FullMethodName {
+		if got := metadata.ValueFromIncomingContext(stream.Context(), mppb.TokenKey); len(got) != 1 || got[0] != d.token {
+			return status.Error(codes.Unauthenticated, "the token is missing or wrong")
+		}
+	}
+	return handler(srv, stream)
+}
+
+// reach is the address at which a member is nearest.
+func (d *door) reach(m *mppb.Member) string {
+	if m.UnixSocket != "" && m.Machine == d.machine {
+		return "unix:" + m.UnixSocket
+	}
+	return m.Address
+}
+
+// dial returns a client of a member's Peer service.
+func (d *door) dial(m *mppb.Member) (mppb.PeerClient, func() error, error) {
+	target := d.reach(m)
+	if target == m.Address {
+		target = "passthrough:///" + target
+	}
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithChainStreamInterceptor(d.introduce))
+	if err != nil {
+		return nil, nil, fmt.Errorf("reach %s: %w", m.Name, err)
+	}
+	return mppb.NewPeerClient(conn), conn.Close, nil
+}
+
+// introduce sends the token.
+func (d *door) introduce(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if d.token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, mppb.TokenKey, d.token)
+	}
+	return streamer(ctx, desc, cc, method, opts...)
+}
+
+// rings forms groups between processes.
+type rings struct {
+	*door
+	session *session
+}
+
+func (d *door) ring(s *session) ring { return rings{d, s} }
+
+func (r rings) form(ctx context.Context, o order) (allreduce.Group, error) {
+	members := make([]rpc.Member, len(o.view.Members))
+	for i, m := range o.view.Members {
+		members[i].Address = r.reach(m)
+	}
+	return r.rings.Form(ctx, rpc.Config{
+		Job: o.view.Job, View: o.view.Number, Rank: o.rank, Members: members,
+		FailAfter: r.session.failAfter(), Kernels: kernels(), Logger: r.log,
+	})
+}
