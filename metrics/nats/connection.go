@@ -26,6 +26,7 @@ const (
 	reconnectJitter = 250 * time.Millisecond // a thousand workers do not come back at once
 	pingEvery       = 5 * time.Second        // a server that vanished without a word is noticed after two to three of these
 	pingsLost       = 2
+	writeTimeout    = 2 * time.Second // bounds how long Close waits for a server that reads nothing
 )
 
 // connection is what connect needs.
@@ -52,7 +53,7 @@ func (c connection) connect(ctx context.Context) (*client.Conn, error) {
 		client.Name(c.name), client.Timeout(dialTimeout), client.SetCustomDialer(dialer{ctx}),
 		client.RetryOnFailedConnect(true), client.MaxReconnects(-1), client.IgnoreAuthErrorAbort(),
 		client.ReconnectWait(reconnectEvery), client.ReconnectJitter(reconnectJitter, reconnectJitter),
-		client.PingInterval(pingEvery), client.MaxPingsOutstanding(pingsLost),
+		client.PingInterval(pingEvery), client.MaxPingsOutstanding(pingsLost), client.FlusherTimeout(writeTimeout),
 		client.ReconnectBufSize(-1), // what waits, waits in our own queue
 		client.ConnectHandler(func(*client.Conn) { state.back(); tell() }),
 		client.ReconnectHandler(func(*client.Conn) { state.back(); tell() }),

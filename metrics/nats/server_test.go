@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,6 +40,14 @@ func TestCredentials(t *testing.T) {
 			reader.Credentials = c
 			startRecorder(t, reader, func(string) (metrics.Sink, error) { return m, nil })
 			within(t, 5*time.Second, "the event", func() bool { return m.len() == 1 && m.all()[0].Story.Text == "taken" })
+			user := url.User(c.Token)
+			if c.User != "" {
+				user = url.UserPassword(c.User, c.Password)
+			}
+			inURL := DefaultSinkConfig("nats://"+user.String()+"@"+strings.TrimPrefix(server.URL(), "nats://"), "j", "1")
+			inURL.Logger = log.logger()
+			newSink(t, inURL).Emit(story("taken too"))
+			within(t, 5*time.Second, "the event of credentials in the URL", func() bool { return m.len() == 2 })
 		})
 	}
 	c := Credentials{User: "ann", Password: secret}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -222,6 +223,28 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	sink.Emit(story("after the end"))
 	if sink.waiting() > 1 {
 		t.Errorf("an event after Close waits")
+	}
+}
+
+// A server that is stopped, and neither answers nor goes away, holds up nobody.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	server := startChild(t, "server", t.TempDir())
+	config := DefaultSinkConfig(server.url, "j", "1")
+	config.FlushWithin = 100 * time.Millisecond
+	sink := newSink(t, config)
+	sink.Emit(story("arrives"))
+	within(t, 5*time.Second, "the story", func() bool { return streamState(t, server.url).Msgs == 1 })
+	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for i := range 5000 {
+		sink.Emit(step(i))
+	}
+	sink.Close()
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("emitting and closing took %v", took)
 	}
 }
 
