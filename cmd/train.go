@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -252,11 +253,29 @@ func (a *audience) Emit(e metrics.Event) {
 	a.begun = a.begun || e.View != nil
 	begun := a.begun
 	a.mu.Unlock()
-	if e.Story != nil && (e.Story.Topic == "checkpoint" || e.Story.Topic == "job" && !begun) && !e.Story.Warning {
+	if e.Story != nil && !worthTelling(*e.Story, begun) {
 		quiet := *e.Story
 		quiet.Detail, e.Story = true, &quiet
 	}
+	if e.View != nil && strings.Contains(e.View.Advice, "mp worker") {
+		view := *e.View
+		view.Advice, e.View = "", &view // here workers are started again without anybody's doing
+	}
 	a.Sink.Emit(e)
+}
+
+// worthTelling says whether a story is news to somebody who trains on one machine: who comes and goes is told again by the
+// views that follow from it, and checkpoints and the job's way to its first view are a matter of course.
+func worthTelling(s metrics.Story, begun bool) bool {
+	switch s.Topic {
+	case "leave":
+		return false
+	case "join", "checkpoint":
+		return s.Warning
+	case "job":
+		return begun || s.Warning
+	}
+	return true
 }
 
 // rate is in images a second.

@@ -53,7 +53,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	var result trained
 	err = withHub(ctx, hubConfig{
 		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, "nats"), log: log, console: t.people,
-		story: t.general(shown),
+		story: t.general,
 	}, func(hubCtx context.Context, h *hub) error {
 		var err error
 		result, err = t.lead(ctx, hubCtx, h)
@@ -62,17 +62,10 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	return result, errors.Join(err, shown.Close())
 }
 
-// general shows what the cluster tells of no job. Who comes and goes is told again by the views that follow from it.
-func (t *trainer) general(shown metrics.Sink) func(*mppb.Event) {
-	return func(e *mppb.Event) {
-		if e.Job != "" {
-			return
-		}
-		out := storyEvent(e)
-		if out.Story != nil {
-			out.Story.Detail = !e.Warning || e.Topic == "leave"
-		}
-		shown.Emit(out)
+// general shows what the cluster tells of no job.
+func (t *trainer) general(e *mppb.Event) {
+	if e.Job == "" && e.Topic != "leader" {
+		t.people.Emit(storyEvent(e))
 	}
 }
 
