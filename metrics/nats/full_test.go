@@ -31,20 +31,20 @@ func TestFullDisk(t *testing.T) {
 	m := &memory{}
 	r, stopRecorder := startRecorder(t, DefaultRecorderConfig(server.URL(), "test"), func(string) (metrics.Sink, error) { return m, nil })
 	defer stopRecorder()
-	sink := newSink(t, DefaultSinkConfig(server.URL(), "j", "1"))
+	sink := newSink(t, patient(server.URL(), "j", "1"))
 	sink.Emit(step(1))
-	within(t, 5*time.Second, "the first event", func() bool { return m.len() == 1 })
+	within(t, "the first event", func() bool { return m.len() == 1 })
 
 	ballast := filepath.Join(store, "ballast")
 	fill(t, ballast)
 	for u := 2; u <= 500; u++ {
 		sink.Emit(step(u))
 	}
-	within(t, 10*time.Second, "the server notices", func() bool { return strings.Contains(log.String(), "make room on its disk") })
+	within(t, "the server notices", func() bool { return strings.Contains(log.String(), "make room on its disk") })
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 20*time.Second, "everything is sent", func() bool { return sink.waiting() == 0 })
+	within(t, "everything is sent", func() bool { return sink.waiting() == 0 })
 	sink.Close()
 	if err := r.Sync(t.Context()); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func TestKilledRecorderMissesAndRepeatsNothing(t *testing.T) {
 	t.Parallel()
 	server, _ := startServer(t, DefaultServerConfig(t.TempDir()))
 	dir := t.TempDir()
-	sink := newSink(t, DefaultSinkConfig(server.URL(), "j", "1"))
+	sink := newSink(t, patient(server.URL(), "j", "1"))
 	written := func() int64 {
 		info, err := os.Stat(filepath.Join(dir, metrics.MetricsFile))
 		if err != nil {
@@ -37,12 +37,12 @@ func TestKilledRecorderMissesAndRepeatsNothing(t *testing.T) {
 		}
 		before := written()
 		c := startChild(t, "recorder", server.URL(), dir)
-		within(t, 10*time.Second, "it writes", func() bool { return written() > before+5_000 })
+		within(t, "it writes", func() bool { return written() > before+5_000 })
 		c.kill()
 	}
 	startChild(t, "recorder", server.URL(), dir)
 	sink.Emit(step(next + 1))
-	within(t, 10*time.Second, "the last event is recorded", func() bool {
+	within(t, "the last event is recorded", func() bool {
 		all := lines(t, dir, metrics.MetricsFile)
 		return strings.Contains(all[len(all)-1], fmt.Sprintf(`"update":%d,`, next+1))
 	})
@@ -72,21 +72,21 @@ func TestSlowSink(t *testing.T) {
 	}
 	r.ackWithin = 100 * time.Millisecond
 	ended := make(chan error, 1)
-	sink := newSink(t, DefaultSinkConfig(server.URL(), "j", "1"))
+	sink := newSink(t, patient(server.URL(), "j", "1"))
 	const n = 1000
 	begin := time.Now()
 	for i := range n {
 		sink.Emit(step(i))
 	}
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("emitting took %v", took)
 	}
 	go func() { ended <- r.Run(t.Context(), func(string) (metrics.Sink, error) { return m, nil }) }()
 	m.hold <- struct{}{}
 	begin = time.Now()
-	within(t, time.Second, "the server's patience ends", func() bool { return time.Since(begin) > 2*r.ackWithin })
+	within(t, "the server's patience ends", func() bool { return time.Since(begin) > 2*r.ackWithin })
 	close(m.hold)
-	within(t, 5*time.Second, "all events", func() bool { return m.len() >= n })
+	within(t, "all events", func() bool { return m.len() >= n })
 	if err := r.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -96,14 +96,14 @@ func TestSlowSink(t *testing.T) {
 // A recorder that is stopped and started goes on where it was, also with sinks that remember nothing.
 func TestRecorderGoesOnWhereItWas(t *testing.T) {
 	server, _ := startServer(t, DefaultServerConfig(t.TempDir()))
-	sink := newSink(t, DefaultSinkConfig(server.URL(), "j", "1"))
+	sink := newSink(t, patient(server.URL(), "j", "1"))
 	m := &memory{}
 	for round := range 3 {
 		for i := range 100 {
 			sink.Emit(step(100*round + i))
 		}
 		r, stop := startRecorder(t, DefaultRecorderConfig(server.URL(), "test"), func(string) (metrics.Sink, error) { return m, nil })
-		within(t, 5*time.Second, "this round's events", func() bool { return m.len() >= 100*(round+1) })
+		within(t, "this round's events", func() bool { return m.len() >= 100*(round+1) })
 		if err := r.Sync(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func TestSinkThatFailsForAWhile(t *testing.T) {
 		}
 		return again, nil
 	})
-	a, b := newSink(t, DefaultSinkConfig(server.URL(), "good", "1")), newSink(t, DefaultSinkConfig(server.URL(), "bad", "1"))
+	a, b := newSink(t, patient(server.URL(), "good", "1")), newSink(t, patient(server.URL(), "bad", "1"))
 	for i := range 50 {
 		a.Emit(step(i))
 		b.Emit(step(i))
@@ -199,7 +199,7 @@ func TestNewStreamIsRecordedFromItsBeginning(t *testing.T) {
 	dir := t.TempDir()
 	for round := range 2 {
 		server, stop := startServer(t, DefaultServerConfig(t.TempDir()))
-		sink := newSink(t, DefaultSinkConfig(server.URL(), "j", "1"))
+		sink := newSink(t, patient(server.URL(), "j", "1"))
 		r, stopRecorder := startRecorder(t, DefaultRecorderConfig(server.URL(), "test"), func(string) (metrics.Sink, error) { return metrics.NewJSONL(dir) })
 		for i := range 10 {
 			sink.Emit(step(10*round + i))

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
@@ -31,7 +30,7 @@ func TestCredentials(t *testing.T) {
 				wrong.Credentials = Credentials{Token: secret + "x"}
 			}
 			newSink(t, wrong).Emit(story("refused"))
-			within(t, 5*time.Second, "the log says why", func() bool { return strings.Contains(log.String(), "NATS is away; metrics wait") })
+			within(t, "the log says why", func() bool { return strings.Contains(log.String(), "NATS is away; metrics wait") })
 			right := DefaultSinkConfig(server.URL(), "j", "1")
 			right.Credentials = c
 			newSink(t, right).Emit(story("taken"))
@@ -39,7 +38,7 @@ func TestCredentials(t *testing.T) {
 			reader := DefaultRecorderConfig(server.URL(), "test")
 			reader.Credentials = c
 			startRecorder(t, reader, func(string) (metrics.Sink, error) { return m, nil })
-			within(t, 5*time.Second, "the event", func() bool { return m.len() == 1 && m.all()[0].Story.Text == "taken" })
+			within(t, "the event", func() bool { return m.len() == 1 && m.all()[0].Story.Text == "taken" })
 			user := url.User(c.Token)
 			if c.User != "" {
 				user = url.UserPassword(c.User, c.Password)
@@ -47,7 +46,7 @@ func TestCredentials(t *testing.T) {
 			inURL := DefaultSinkConfig("nats://"+user.String()+"@"+strings.TrimPrefix(server.URL(), "nats://"), "j", "1")
 			inURL.Logger = log.logger()
 			newSink(t, inURL).Emit(story("taken too"))
-			within(t, 5*time.Second, "the event of credentials in the URL", func() bool { return m.len() == 2 })
+			within(t, "the event of credentials in the URL", func() bool { return m.len() == 2 })
 		})
 	}
 	c := Credentials{User: "ann", Password: secret}
@@ -117,7 +116,7 @@ func TestCredentialsFileOfAnExternalServer(t *testing.T) {
 	recorderConfig := DefaultRecorderConfig(external.ClientURL(), "test")
 	recorderConfig.Credentials.File = path
 	startRecorder(t, recorderConfig, func(string) (metrics.Sink, error) { return m, nil })
-	within(t, 5*time.Second, "the event", func() bool { return m.len() == 1 })
+	within(t, "the event", func() bool { return m.len() == 1 })
 }
 
 // Nothing of the server library reaches into the process: no flags, and signals keep their meaning.
@@ -183,7 +182,7 @@ func TestOldEventsMakeRoom(t *testing.T) {
 	for range 30 {
 		sink.Emit(story(strings.Repeat("x", 100_000)))
 	}
-	within(t, 5*time.Second, "all are stored", func() bool { return streamState(t, server.URL()).LastSeq == 30 })
+	within(t, "all are stored", func() bool { return streamState(t, server.URL()).LastSeq == 30 })
 	if state := streamState(t, server.URL()); state.Bytes > 1<<20 || state.Msgs < 5 {
 		t.Errorf("stored: got %d events in %d bytes, want the newest up to 1 MiB", state.Msgs, state.Bytes)
 	}
