@@ -252,7 +252,6 @@ func (e *engine) prepare(ctx context.Context, v *mppb.View, spec job.Spec) error
 		return err
 	}
 	e.replica, e.saved, e.savedBest = r, nowhere, 0
-	e.pace = newPace(0, r.total(), time.Now())
 	return nil
 }
 
@@ -262,7 +261,7 @@ func (e *engine) leaveJob() {
 	if e.replica != nil {
 		e.replica.close()
 	}
-	e.replica, e.feed, e.copying, e.writes, e.result, e.scores = nil, nil, nil, false, nil, scores{}
+	e.replica, e.feed, e.pace, e.copying, e.writes, e.result, e.scores = nil, nil, nil, nil, false, nil, scores{}
 	e.donor.keep("", func(position) bool { return false })
 	e.control.post(func(s *mppb.Status) {
 		s.Job, s.Update, s.CaughtUp, s.Validated, s.Ledger, s.Finished, s.Outcome, s.Failure = "", 0, false, 0, nil, false, nil, ""

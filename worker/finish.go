@@ -49,7 +49,6 @@ func (v *visit) saveBest() {
 
 // saveAndWait is a view that saves and does no more.
 func (v *visit) saveAndWait(ctx context.Context) error {
-	v.tellWhere()
 	if !v.writes || v.view.Checkpoint != "" && v.replica.at.Done <= int(v.view.CheckpointUpdate) {
 		return nil
 	}
@@ -127,10 +126,10 @@ func (v *visit) compare(ctx context.Context, mine last) error {
 	return nil
 }
 
-// open tells, once for a worker that begins to write, what run this is.
+// open tells what run this is when it begins or goes on after all had stopped.
 func (v *visit) open() {
 	meta, err := v.replica.meta()
-	if err != nil {
+	if err != nil || v.replica.moved {
 		return // a description is no reason to stop
 	}
 	v.emit(metrics.Event{Kind: metrics.KindStart, Start: &metrics.Start{

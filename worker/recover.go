@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"mp/mppb"
 )
@@ -66,6 +67,7 @@ func (v *visit) begin(ctx context.Context) error {
 			return err
 		}
 	}
+	v.pace = nil
 	own, err := v.replica.begin(ctx, path)
 	if own {
 		v.saved = v.replica.at
@@ -210,6 +212,7 @@ func (v *visit) install(ctx context.Context, err error) error {
 		return errors.New("copy state: the queue does not lead to where the group is")
 	}
 	v.copying = nil
+	v.pace = newPace(r.at.Done, r.total(), time.Now())
 	v.log.Info("caught up", "job", v.job, "update", r.at.Done, "sums applied", len(d.queue))
 	v.tellWhere()
 	return nil

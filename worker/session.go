@@ -1,10 +1,13 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +43,7 @@ type session struct {
 	sent      uint64                       // of these, known to the coordinator's side of the stream
 	written   chan struct{}                // closed and replaced when sent grows
 	history   map[uint32]*mppb.LedgerEntry // of the job
+	base      uint64                       // updates done when the view began
 	identity  uint64                       // 0: none yet
 	seen      uint64                       // number of the newest view
 	welcome   *mppb.Welcome                // of the last session
@@ -60,19 +64,49 @@ func (s *session) beat()                { s.progress.Add(1) }
 
 func (s *session) post(change func(*mppb.Status)) {
 	s.mu.Lock()
-	job := s.status.Job
+	before := s.news()
 	change(s.status)
-	if s.status.Job != job {
+	now := s.news()
+	if now.job != before.job {
 		clear(s.history)
+	}
+	if now.view != before.view {
+		s.base = s.status.Update
 	}
 	for _, e := range s.status.Ledger {
 		s.history[e.Epoch] = e
 	}
 	s.posted++
 	s.mu.Unlock()
+	if now == before {
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
+	}
+}
+
+// news is what the coordinator hears of at once; the rest can wait for the next heartbeat.
+type news struct {
+	job, failure            string
+	view                    uint64
+	phase                   mppb.Phase
+	broken, caughtUp, moved bool
+	leaving, finished       bool
+	validated               uint32
+}
+
+// news is of the status as it is. s.mu is held.
+func (s *session) news() news {
+	st := s.status
+	phase := st.Phase
+	if phase == mppb.Phase_REDUCING { // a step is both
+		phase = mppb.Phase_COMPUTING
+	}
+	return news{
+		job: st.Job, failure: st.Failure, view: st.View, phase: phase, broken: st.Fault != nil, caughtUp: st.CaughtUp,
+		moved: st.Update != s.base, leaving: st.Leaving, finished: st.Finished, validated: st.Validated,
 	}
 }
 
@@ -271,6 +305,9 @@ func (s *session) speak(stream mppb.Control_SessionClient, w *mppb.Welcome, ende
 	}
 }
 
+// maxLedger is how many epochs a status tells of: more than pass while no coordinator answers.
+const maxLedger = 1000
+
 // compose is the status as it is now. The first of a session says all that is known of the ledger.
 func (s *session) compose(first bool) (*mppb.FromWorker, uint64) {
 	s.mu.Lock()
@@ -278,10 +315,8 @@ func (s *session) compose(first bool) (*mppb.FromWorker, uint64) {
 	out := proto.CloneOf(s.status)
 	out.Progress = s.progress.Load()
 	if first {
-		out.Ledger = nil
-		for _, e := range s.history {
-			out.Ledger = append(out.Ledger, e)
-		}
+		out.Ledger = slices.SortedFunc(maps.Values(s.history), func(a, b *mppb.LedgerEntry) int { return cmp.Compare(b.Epoch, a.Epoch) })
+		out.Ledger = out.Ledger[:min(len(out.Ledger), maxLedger)]
 	}
 	return &mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: out}}, s.posted
 }

@@ -106,9 +106,15 @@ func (v *visit) exposed(f func() error) error {
 	return err
 }
 
-// sum adds up the vectors of all members' shards.
+// sum adds up the vectors of all members' shards. A loss that is no number is an error, on all members the same.
 func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error {
-	return allreduce.SumShards(ctx, v.group, t, out)
+	if err := allreduce.SumShards(ctx, v.group, t, out); err != nil {
+		return err
+	}
+	if readLimbs(out[v.replica.layout.tally:]).unknown > 0 {
+		return &allreduce.NotFiniteError{Rank: -1, Element: v.replica.layout.tally}
+	}
+	return nil
 }
 
 // terms are the vectors that this worker has computed for the next update.

@@ -43,13 +43,16 @@ func (v *visit) run(ctx context.Context) error {
 	}
 	stop := v.copy(ctx)
 	defer stop()
-	if v.view.Save {
-		return v.saveAndWait(ctx)
-	}
 	v.replica.whole = v.replica.whole && v.copying == nil // a state that others have left behind is of no use
+	if v.pace == nil {
+		v.pace = newPace(v.replica.at.Done, v.replica.total(), time.Now())
+	}
 	v.tellWhere()
 	if ledger := recent(v.replica.epochs, true); v.copying == nil && len(ledger) > 0 {
 		v.control.post(func(s *mppb.Status) { s.Ledger = ledger })
+	}
+	if v.view.Save {
+		return v.saveAndWait(ctx)
 	}
 	return v.advance(ctx)
 }
@@ -57,10 +60,7 @@ func (v *visit) run(ctx context.Context) error {
 // advance does one thing after another until the run has ended.
 func (v *visit) advance(ctx context.Context) error {
 	r := v.replica
-	v.pace.start(time.Now())
-	if v.copying == nil {
-		v.trim()
-	}
+	v.pace.pause(time.Now())
 	for {
 		if err := v.pause(ctx); err != nil {
 			return err
