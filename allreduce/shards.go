@@ -54,6 +54,12 @@ type Terms struct {
 	Bucket int
 	// Kernels are the loops over elements; nil functions: plain Go.
 	Kernels Kernels
+	// Residual, if it is not empty, asks that elements [0, len(Residual)) travel in 16 bits instead of 32, on every member
+	// alike; its length is a multiple of Block, or the vector's. What rounding leaves out of this member's contribution
+	// is kept there and added to the next one, so that it is late but not lost. Zeros at first; it is the caller's, who
+	// passes it on from sum to sum and starts again with zeros after an error. All members still get the same bits, but
+	// these depend on which member brings which shards.
+	Residual []float32
 }
 
 // DefaultBucket is the number of elements that SumShards sums in one operation unless told otherwise.
@@ -70,7 +76,7 @@ const DefaultBucket = 1 << 20
 // one before. out must not overlap any vector. The group's errors are Group's; after a NotFiniteError, which all members
 // return, the group is whole and out undefined. An error of t.Ready leaves the group broken.
 func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
-	if err := t.validate(len(out)); err != nil {
+	if err := t.validate(len(out), g.Size()); err != nil {
 		return err
 	}
 	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), exponents: make([]byte, blocks(len(out)))}
@@ -92,8 +98,8 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	}
 	for range scaled { // it ends when agree does
 	}
-	if failed := <-agreed; failed != nil && (err == nil || errors.Is(err, ErrBroken)) && !errors.Is(failed, context.Canceled) {
-		err = failed
+	if failed := <-agreed; err == nil || failed != nil && !errors.Is(failed, context.Canceled) && !errors.Is(failed, ErrBroken) {
+		err = failed // sum only saw what followed from it
 	}
 	if err != nil {
 		g.Close()
@@ -102,13 +108,20 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	return s.finite(ctx)
 }
 
-// validate checks t against the length of the result.
-func (t Terms) validate(length int) error {
+// stride is the number of elements that are quantised shard after shard.
+const stride = 64 * Block
+
+// validate checks t against the length of the result and the number of members.
+func (t Terms) validate(length, size int) error {
 	switch {
 	case t.Total < 1 || t.Total > MaxShards:
 		return fmt.Errorf("sum %d shards: want 1 to %d", t.Total, MaxShards)
 	case len(t.Vectors) > t.Total || len(t.Vectors) != len(t.Shards):
 		return fmt.Errorf("sum %d vectors named by %d numbers in a step of %d shards", len(t.Vectors), len(t.Shards), t.Total)
+	case len(t.Residual) > length || len(t.Residual)%Block != 0 && len(t.Residual) != length:
+		return fmt.Errorf("sum the first %d of %d elements in 16 bits: want a multiple of %d", len(t.Residual), length, Block)
+	case len(t.Residual) > 0 && shortBits(size) < 4:
+		return fmt.Errorf("sum over %d members in 16 bits: too many of them", size)
 	case t.Bucket < 0 || t.Bucket%Block != 0:
 		return fmt.Errorf("sum in buckets of %d elements: want a multiple of %d", t.Bucket, Block)
 	}
@@ -133,18 +146,32 @@ type shardSum struct {
 	bad       bool   // some block is not finite
 }
 
+// below is the beginning of the bucket that ends before element hi.
+func (s *shardSum) below(hi int) int {
+	lo := (hi - 1) / s.Bucket * s.Bucket
+	if hi > len(s.Residual) {
+		lo = max(lo, len(s.Residual))
+	}
+	return lo
+}
+
 // agree finds the exponents of all buckets, the last bucket first, and sends where each bucket begins.
 func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 	for hi := len(s.out); hi > 0; {
-		lo := (hi - 1) / s.Bucket * s.Bucket
+		lo := s.below(hi)
 		if s.Ready != nil {
 			if err := s.Ready(ctx, lo); err != nil {
 				return fmt.Errorf("wait for elements %d to %d: %w", lo, hi, err)
 			}
 		}
 		e := s.exponents[lo/Block : blocks(hi)]
-		for _, v := range s.Vectors {
-			s.Kernels.Exponents(e, v[lo:hi])
+		if lo < len(s.Residual) {
+			s.gather(lo, hi)
+			s.Kernels.Exponents(e, s.out[lo:hi])
+		} else {
+			for _, v := range s.Vectors {
+				s.Kernels.Exponents(e, v[lo:hi])
+			}
 		}
 		if err := s.group.Max(ctx, e); err != nil {
 			return err
@@ -159,29 +186,44 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 	return nil
 }
 
-// sum adds up each bucket as its exponents become known. The integers lie in out's own memory.
+// sum adds up each bucket as its exponents become known.
 func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 	hi := len(s.out)
 	for lo := range scaled {
-		e, out := s.exponents[lo/Block:blocks(hi)], s.out[lo:hi]
-		if slices.Contains(e, notFinite) {
+		var err error
+		switch e := s.exponents[lo/Block : blocks(hi)]; {
+		case slices.Contains(e, notFinite):
 			s.bad = true
-			hi = lo
-			continue
+		case lo < len(s.Residual):
+			err = s.sumShort(ctx, lo, hi, e)
+		default:
+			err = s.sumWhole(ctx, lo, hi, e)
 		}
-		q := integers(out)
-		if len(s.Vectors) == 0 {
-			clear(q)
-		}
-		for i, v := range s.Vectors {
-			s.Kernels.Quantize(q, v[lo:hi], e, s.bits, i > 0)
-		}
-		if err := s.group.Sum(ctx, q); err != nil {
+		if err != nil {
 			return err
 		}
-		s.Kernels.Dequantize(out, q, e, s.bits)
 		hi = lo
 	}
+	return nil
+}
+
+// sumWhole adds up a bucket in 32 bits. The integers lie in out's own memory.
+func (s *shardSum) sumWhole(ctx context.Context, lo, hi int, e []byte) error {
+	out := s.out[lo:hi]
+	q := integers(out)
+	if len(s.Vectors) == 0 {
+		clear(q)
+	}
+	for at := 0; at < len(q); at += stride { // integers stay in the cache from shard to shard
+		to := min(at+stride, len(q))
+		for i, v := range s.Vectors {
+			s.Kernels.Quantize(q[at:to], v[lo+at:lo+to], e[at/Block:blocks(to)], s.bits, i > 0)
+		}
+	}
+	if err := s.group.Sum(ctx, q); err != nil {
+		return err
+	}
+	s.Kernels.Dequantize(out, q, e, s.bits)
 	return nil
 }
 
@@ -198,11 +240,12 @@ func (s *shardSum) finite(ctx context.Context) error {
 	found := where{element: math.MaxUint64}
 	for i, v := range s.Vectors {
 		for j, x := range v {
-			if uint64(j) >= found.element {
+			at := where{element: uint64(j), shard: uint64(s.Shards[i])}
+			if !at.before(found) {
 				break
 			}
 			if math.Float32bits(x)>>23&notFinite == notFinite {
-				found = where{element: uint64(j), shard: uint64(s.Shards[i])}
+				found = at
 			}
 		}
 	}
@@ -217,9 +260,12 @@ func (s *shardSum) finite(ctx context.Context) error {
 			s.group.Close()
 			return fmt.Errorf("%w: %w", ErrBroken, &PeerError{Rank: r, Kind: KindProtocol, Err: errors.New("a report of a value that is no number has the wrong length")})
 		}
-		if w.element < first.element || w.element == first.element && w.shard < first.shard {
+		if w.before(first) {
 			first, rank = w, r
 		}
+	}
+	if first.element == math.MaxUint64 { // finite terms, whose sum in float32 is not
+		return &NotFiniteError{Rank: -1}
 	}
 	return &NotFiniteError{Rank: rank, Shard: int(first.shard), Element: int(first.element)}
 }
@@ -242,6 +288,10 @@ func (s *shardSum) overflow() error {
 
 // where is a place of a value that is no number; the greatest element stands for none.
 type where struct{ element, shard uint64 }
+
+func (w where) before(o where) bool {
+	return w.element < o.element || w.element == o.element && w.shard < o.shard
+}
 
 func (w where) bytes() []byte {
 	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, w.element), w.shard)

@@ -139,19 +139,8 @@ func (o *benchStepOptions) prepare(ctx context.Context, e *env) (program string,
 	if program, err = os.Executable(); err != nil {
 		return "", fmt.Errorf("find this program, to measure in processes of its own: %w", err)
 	}
-	root := filepath.Dir(program)
-	if o.python == "" {
-		o.python = filepath.Join(root, "build", "venv", "bin", "python")
-		if o.venv {
-			if err := attach(e, exec.CommandContext(ctx, "make", "--no-print-directory", "-C", root, "venv")); err != nil {
-				return "", fmt.Errorf("make a Python with torch: %w", err)
-			}
-		}
-	}
-	if !exists(o.python) {
-		return "", fmt.Errorf("%w: no Python at %s to compare with: add --venv to make one (2 GB, needs the network), or name one that has torch with --python", job.ErrConfig, o.python)
-	}
-	return program, nil
+	o.python, err = findTorch(ctx, e, o.python, o.venv)
+	return program, err
 }
 
 // attach lets a command speak to the user.
