@@ -157,4 +157,3 @@ func (a *arrival) commit() (err error) {
 	}
 	return a.shelf.syncDir(a.root, checkpointsDir)
 }
-

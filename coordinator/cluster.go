@@ -71,13 +71,9 @@ func (c *Coordinator) job(id string) (*mppb.Job, error) {
 	return job, nil
 }
 
-// elsewhere is the error that sends a client to the leader, if another node leads. Without one a node answers from what it
-// has, which may be a little old.
+// elsewhere is the error that sends a client to the leader: another node's state may be old, and would not say so.
 func (c *Coordinator) elsewhere() error {
-	if c.reigns.Load() != nil {
-		return nil
-	}
-	if id, _ := c.Leader(); id == "" {
+	if c.Leads() {
 		return nil
 	}
 	return c.notLeader()
@@ -132,12 +128,11 @@ func (c *cluster) Show(ctx context.Context, name *mppb.JobName) (*mppb.JobDetail
 	return detail, err
 }
 
-// withSeen calls look with the state and with what the leader's loop knows of a worker; on another node with nothing.
+// withSeen calls look with the state and with what the leader's loop knows of a worker.
 func (c *Coordinator) withSeen(ctx context.Context, look func(*membership.State, func(uint64) membership.Seen)) error {
 	r := c.reigns.Load()
 	if r == nil {
-		c.fsm.read(func(s *membership.State) { look(s, func(uint64) membership.Seen { return membership.Seen{} }) })
-		return nil
+		return c.notLeader()
 	}
 	err := r.ask(ctx, func() {
 		c.fsm.read(func(s *membership.State) {
@@ -175,8 +170,9 @@ func (c *cluster) Status(ctx context.Context, _ *mppb.StatusRequest) (*mppb.Clus
 		return nil, err
 	}
 	id, address := c.Leader()
-	reply := &mppb.ClusterStatus{
-		Leader: id, LeaderAddress: address, RaftIndex: c.raft.AppliedIndex(), RaftTerm: c.raft.CurrentTerm(), Version: c.cfg.Version,
+	reply := &mppb.ClusterStatus{Leader: id, LeaderAddress: address, Version: c.cfg.Version}
+	if k := c.core.Load(); k != nil {
+		reply.RaftIndex, reply.RaftTerm = k.raft.AppliedIndex(), k.raft.CurrentTerm()
 	}
 	for _, p := range c.peers() {
 		reply.Nodes = append(reply.Nodes, &mppb.Node{Id: p.ID, Address: p.Address, Voter: true, Leader: p.ID == id})

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	failAfter = time.Second
-	patience  = 20 * time.Second // for what must happen
+	failAfter = 2 * time.Second // twice the default: tests share their processors
+	patience  = time.Minute     // for what must happen
 )
 
 // testNode is a coordinator that can be killed and started again.
@@ -34,17 +34,17 @@ type testNode struct {
 
 // testCluster is some coordinators in this process.
 type testCluster struct {
-	t      *testing.T
-	nodes  []*testNode
-	change func(*Config) // of every start
+	t     *testing.T
+	nodes []*testNode
 
-	mu     sync.Mutex
-	events []string
+	mu      sync.Mutex
+	events  []string
+	clients map[string]*mppb.Client // by address; "" asks whoever leads
 }
 
 func newCluster(t *testing.T, size int, change func(*Config)) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, change: change}
+	c := &testCluster{t: t, clients: map[string]*mppb.Client{}}
 	var listeners []net.Listener
 	var peers []Peer
 	for i := range size {
@@ -164,9 +164,24 @@ func (c *testCluster) addresses() []string {
 }
 
 // client asks whoever leads.
-func (c *testCluster) client() *mppb.Client { return c.clientAt(c.addresses()...) }
+func (c *testCluster) client() *mppb.Client { return c.clientOf("", c.addresses()...) }
 
-func (c *testCluster) clientAt(addresses ...string) *mppb.Client {
+// clientAt asks one node.
+func (c *testCluster) clientAt(address string) *mppb.Client { return c.clientOf(address, address) }
+
+func (c *testCluster) clientOf(key string, addresses ...string) *mppb.Client {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if client := c.clients[key]; client != nil {
+		return client
+	}
+	client := c.newClient(addresses...)
+	c.clients[key] = client
+	return client
+}
+
+func (c *testCluster) newClient(addresses ...string) *mppb.Client {
 	c.t.Helper()
 	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: addresses, FailAfter: failAfter, Token: c.nodes[0].cfg.Token})
 	if err != nil {
@@ -243,7 +258,7 @@ func (c *testCluster) worker(device string, change ...func(*mppb.Hello)) *testWo
 			Protocol: mppb.Protocol, Host: "host", Machine: "machine", Device: device, Address: "127.0.0.1:1" + device[len(device)-1:],
 			Data: &testData, Name: "worker " + device, Pid: 1, Token: c.nodes[0].cfg.Token,
 		},
-		done: make(chan error, 1), client: c.client(), cut: make(chan struct{}, 1), status: &mppb.Status{Phase: mppb.Phase_READY},
+		done: make(chan error, 1), client: c.newClient(c.addresses()...), cut: make(chan struct{}, 1), status: &mppb.Status{Phase: mppb.Phase_READY},
 	}
 	for _, f := range change {
 		f(w.hello)
@@ -291,7 +306,7 @@ func (w *testWorker) session(ctx context.Context, conn grpc.ClientConnInterface)
 		case <-ctx.Done():
 			return
 		}
-		tick := time.NewTicker(failAfter / 20)
+		tick := time.NewTicker(failAfter / 40)
 		defer tick.Stop()
 		for {
 			if s := w.step(); s != nil && stream.Send(&mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: s}}) != nil {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -38,16 +39,13 @@ type Coordinator struct {
 	started  time.Time // elapsed counts from here
 
 	door   *door
-	wire   *wire
 	logs   *patientLogs
 	fsm    *fsm
 	mirror *mirror
 	shelf  *shelf
 	told   chan membership.Event // to OnEvent
-	replay uint64                // entries of the log up to here are from before this start
 
-	raft       *raft.Raft // from Run on
-	ready      atomic.Bool
+	core       atomic.Pointer[core]  // nil: before Run, or while the disk is full
 	reigns     atomic.Pointer[reign] // nil: another leads, or none
 	stopping   chan struct{}
 	background sync.WaitGroup // what ends by itself once raft and the server have stopped
@@ -60,6 +58,7 @@ type Coordinator struct {
 type hooks struct {
 	logs func(logs) logs
 	dial func(ctx context.Context, address string) (net.Conn, error)
+	sync func(*os.File) error // of files of runs
 }
 
 // New checks the configuration, takes the address and the data directory. Run must follow, and gives them back.
@@ -110,13 +109,11 @@ func New(cfg Config) (_ *Coordinator, err error) {
 		inner = cfg.hooks.logs(inner)
 	}
 	c.logs = newPatientLogs(inner, cfg)
-	if c.replay, err = c.logs.LastIndex(); err != nil {
-		c.logs.Close()
-		return nil, fmt.Errorf("read raft's log: %w", err)
-	}
 	c.door = newDoor(c.listener, cfg)
-	c.wire = &wire{lane: c.door.raft, door: c.door, peers: c.peers(), self: c.address, dial: cfg.hooks.dial, open: map[*tracked]bool{}}
 	c.shelf = newShelf(cfg.RunsDir)
+	if cfg.hooks.sync != nil {
+		c.shelf.sync = cfg.hooks.sync
+	}
 	c.mirror = newMirror(c)
 	c.fsm = newFSM(c.applied)
 	return c, nil
@@ -127,10 +124,11 @@ func (c *Coordinator) Address() string { return c.address }
 
 // Leader returns the ID and address of the coordinator that leads, as far as this node knows; "" and "" while none does.
 func (c *Coordinator) Leader() (id, address string) {
-	if !c.ready.Load() {
+	k := c.core.Load()
+	if k == nil {
 		return "", ""
 	}
-	where, who := c.raft.LeaderWithID()
+	where, who := k.raft.LeaderWithID()
 	for _, p := range c.peers() {
 		if p.ID == string(who) {
 			return p.ID, p.Address
@@ -158,7 +156,7 @@ func (c *Coordinator) applied(a applied) {
 	if len(a.result.Dropped) > 0 {
 		c.mirror.drop(a.job, a.result.Dropped)
 	}
-	if a.index > c.replay && c.raft.State() == raft.Leader {
+	if k := c.core.Load(); k != nil && a.index > k.replay && k.raft.State() == raft.Leader {
 		for _, e := range a.result.Events {
 			c.told <- e
 		}
@@ -188,70 +186,37 @@ func (c *Coordinator) tell() {
 
 // Run serves until ctx ends, then hands the leadership over if it has it, and returns nil when all that it started has
 // stopped. Another error says what broke.
-func (c *Coordinator) Run(ctx context.Context) (err error) {
-	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
-	var parts sync.WaitGroup // of this function
-	notify := make(chan bool, 64)
-
-	// Start, from the bottom up.
-	doorDone := make(chan error, 1)
-	parts.Go(func() { doorDone <- c.door.run(inner) })
+func (c *Coordinator) Run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var parts sync.WaitGroup
+	broken := make(chan error, 2)
+	report := func(what string, err error) {
+		if err != nil && inner.Err() == nil {
+			broken <- fmt.Errorf("%s at %s: %w", what, c.address, err)
+		}
+	}
+	server := c.newServer()
+	parts.Go(func() { report("accept connections", c.door.run(inner)) })
+	parts.Go(func() { report("serve", server.Serve(c.door.grpc)) })
+	parts.Go(func() { c.mirror.run(inner) })
 	teller := make(chan struct{})
 	go func() { defer close(teller); c.tell() }()
-	transport, err := c.startRaft(notify)
-	server := c.newServer()
-	served := make(chan error, 1)
-	reignsDone := make(chan struct{})
-	if err == nil {
-		c.ready.Store(true)
-		observer := c.observe()
-		defer c.raft.DeregisterObserver(observer)
-		parts.Go(func() { c.mirror.run(inner) })
-		parts.Go(func() { served <- server.Serve(c.door.grpc) })
-		silent := make(chan bool)
-		parts.Go(func() { c.watchDisk(inner, silent) })
-		go func() { defer close(reignsDone); c.reignWhenLeader(inner, notify, silent) }()
-		c.log.Info("a coordinator listens", keyNode, c.cfg.ID, "address", c.address, "cluster", len(c.peers()))
-		select {
-		case <-ctx.Done():
-		case err = <-doorDone:
-		case err = <-served:
-			err = fmt.Errorf("serve at %s: %w", c.address, err)
-		}
-	} else {
-		close(reignsDone)
-	}
+	c.log.Info("a coordinator listens", keyNode, c.cfg.ID, "address", c.address, "cluster", len(c.peers()))
 
-	// Stop, the reverse. First the leadership goes to another node, so that sessions are told whom to ask instead; then
-	// the reign ends, before the sessions do: their end must not look like the workers'; then calls; raft only when nobody
-	// proposes any more; the listener last.
-	crash := errors.Is(context.Cause(ctx), ErrCrash)
-	if !crash && c.Leads() && len(c.peers()) > 1 {
-		if err := c.raft.LeadershipTransfer().Error(); err != nil {
-			c.log.Debug("no other coordinator takes the leadership", "error", err)
-		}
-	}
+	err := c.live(ctx, broken)
+
+	// Stop, the reverse of the start: the last life of raft has ended, and its reigns before it.
 	close(c.stopping)
-	cancel(nil) // ends the reign, the mirror and the door
-	<-reignsDone
-	if crash {
+	if errors.Is(context.Cause(ctx), ErrCrash) {
 		server.Stop()
 	} else {
 		c.stopServer(server)
 	}
-	c.logs.stop()
-	if transport != nil {
-		transport.Close()
-	}
-	if c.raft != nil {
-		if e := c.raft.Shutdown().Error(); e != nil && err == nil {
-			err = fmt.Errorf("stop raft: %w", e)
-		}
-	}
+	cancel()
 	parts.Wait()
 	c.background.Wait()
-	close(c.told)
+	close(c.told) // nobody applies entries any more
 	<-teller
 	c.connsMu.Lock()
 	for _, conn := range c.conns {
@@ -262,6 +227,56 @@ func (c *Coordinator) Run(ctx context.Context) (err error) {
 		err = fmt.Errorf("close the raft log: %w", e)
 	}
 	return err
+}
+
+// live runs one life of raft after the other until ctx ends or something breaks.
+func (c *Coordinator) live(ctx context.Context, broken <-chan error) error {
+	for first := true; ; first = false {
+		k, err := c.startCore()
+		switch {
+		case err == nil:
+			again, err := c.liveOnce(ctx, k, broken)
+			if !again {
+				return err
+			}
+		case first || errors.Is(err, ErrConfig):
+			return err
+		default:
+			c.log.Error("cannot start raft again; trying on", "error", err)
+		}
+		if !c.logs.await(ctx) {
+			return nil
+		}
+	}
+}
+
+// liveOnce is one life of raft. It returns true when raft has lost its disk and should begin again.
+func (c *Coordinator) liveOnce(ctx context.Context, k *core, broken <-chan error) (again bool, err error) {
+	c.core.Store(k)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	done := make(chan struct{})
+	go func() { defer close(done); k.run(life, c) }()
+	select {
+	case <-ctx.Done():
+		// The leadership goes to another node first, so that sessions are told whom to ask instead.
+		if c.Leads() && len(c.peers()) > 1 && !errors.Is(context.Cause(ctx), ErrCrash) {
+			if err := k.raft.LeadershipTransfer().Error(); err != nil {
+				c.log.Debug("no other coordinator takes the leadership", "error", err)
+			}
+		}
+	case err = <-broken:
+	case <-c.logs.lost:
+		again = true
+	}
+	end()
+	if !again {
+		<-done // the reign ends before sessions do: their end must not look like the workers'
+	}
+	k.stop(c)
+	<-done
+	c.core.Store(nil)
+	return again, err
 }
 
 // stopServer lets calls end, for a moment.

@@ -202,17 +202,23 @@ type lane struct {
 	closed  chan struct{}
 }
 
+// takeWithin is how long a connection waits for somebody who accepts it: raft pauses while its disk is full.
+const takeWithin = time.Second
+
 func newLane(a net.Addr) *lane {
 	return &lane{address: a, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 // put hands a connection to whoever accepts, and says whether somebody took it.
 func (l *lane) put(ctx context.Context, c net.Conn) bool {
+	timer := time.NewTimer(takeWithin)
+	defer timer.Stop()
 	select {
 	case l.conns <- c:
 		return true
 	case <-l.closed:
 	case <-ctx.Done():
+	case <-timer.C:
 	}
 	return false
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -22,6 +23,7 @@ import (
 // that a slow disk makes nobody look silent. It decides only while none is on its way.
 type reign struct {
 	c     *Coordinator
+	raft  *raft.Raft
 	brain *membership.Leader // of the loop
 	inbox chan any           // what happens; see take
 	ended chan struct{}      // closed when the loop has ended
@@ -65,8 +67,8 @@ type outcome struct {
 // inboxSize lets a thousand workers speak while the loop decides.
 const inboxSize = 4096
 
-func newReign(c *Coordinator) *reign {
-	return &reign{c: c, inbox: make(chan any, inboxSize), ended: make(chan struct{}), sessions: map[uint64]*session{}}
+func newReign(c *Coordinator, leads *raft.Raft) *reign {
+	return &reign{c: c, raft: leads, inbox: make(chan any, inboxSize), ended: make(chan struct{}), sessions: map[uint64]*session{}}
 }
 
 // errEnded says that this node leads no more.
@@ -119,7 +121,7 @@ func (r *reign) start(c membership.Command) func(context.Context) (membership.Re
 	if err != nil {
 		return func(context.Context) (membership.Result, error) { return membership.Result{}, err }
 	}
-	future := r.c.raft.Apply(text, 0)
+	future := r.raft.Apply(text, 0)
 	return func(ctx context.Context) (membership.Result, error) {
 		done := make(chan error, 1)
 		r.c.background.Go(func() { done <- future.Error() })
@@ -141,7 +143,7 @@ func (r *reign) run(ctx context.Context) {
 	defer wg.Wait()
 	defer close(r.ended)
 	// Everything in the log is applied before anything is decided.
-	if err := r.c.raft.Barrier(0).Error(); err != nil || ctx.Err() != nil {
+	if err := r.raft.Barrier(0).Error(); err != nil || ctx.Err() != nil {
 		return
 	}
 	cfg := r.c.cfg
@@ -152,7 +154,7 @@ func (r *reign) run(ctx context.Context) {
 	})
 	r.c.reigns.Store(r)
 	defer r.c.reigns.Store(nil)
-	r.c.log.Info("this coordinator leads", keyNode, cfg.ID, "term", r.c.raft.CurrentTerm())
+	r.c.log.Info("this coordinator leads", keyNode, cfg.ID, "term", r.raft.CurrentTerm())
 	defer r.c.log.Info("this coordinator leads no more", keyNode, cfg.ID)
 
 	wg.Go(func() { r.spread(ctx) })

@@ -17,6 +17,11 @@ func (r *reign) spread(ctx context.Context) {
 	missed := map[string]time.Time{}   // peers that did not answer: not before
 	tick := time.NewTicker(max(r.c.times.Heartbeat, 20*time.Millisecond))
 	defer tick.Stop()
+	if trouble := r.c.logs.past(); trouble != "" {
+		r.propose(ctx, membership.Command{Note: &membership.Note{
+			Topic: membership.TopicLeader, Warning: true, Text: "coordinator " + r.c.cfg.ID + " " + trouble, Advice: "keep space free under " + r.c.cfg.DataDir + " on its host",
+		}})
+	}
 	for {
 		r.countCopies(ctx, missed)
 		r.sweep(ctx, lastLook)

@@ -2,11 +2,13 @@ package coordinator
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -38,18 +40,17 @@ func openLogs(dir string) (logs, error) {
 	return s, nil
 }
 
-// patientLogs tells a person when the log cannot be written, and waits where raft would end the process.
+// patientLogs tells a person when the log cannot be written, and ends this life of raft where raft would end the process.
 //
-// When entries cannot be stored, raft steps down or refuses what the leader sends, and tries again when there is a reason to:
-// that is right. When the current term cannot be stored it panics: here it waits instead. A node that waits neither votes
-// nor leads, so the others choose one whose disk works.
+// When entries or votes cannot be stored, raft steps down or refuses what it is asked, and tries again when there is a
+// reason to: that is right. When the current term cannot be stored it panics: here the goroutine ends instead, which is as
+// safe as a crash, and lost says that raft must be started again on the same log once it can be written.
 type patientLogs struct {
 	logs
-	dir    string
-	log    *slog.Logger
-	retry  time.Duration
-	closed chan struct{}
-	once   sync.Once
+	dir   string
+	log   *slog.Logger
+	retry time.Duration
+	lost  chan struct{} // gets one when raft cannot go on
 
 	mu      sync.Mutex
 	failing time.Time // since when; zero: it works
@@ -59,11 +60,8 @@ type patientLogs struct {
 }
 
 func newPatientLogs(inner logs, cfg Config) *patientLogs {
-	return &patientLogs{logs: inner, dir: cfg.DataDir, log: cfg.logger(), retry: cfg.FailAfter / 4, closed: make(chan struct{})}
+	return &patientLogs{logs: inner, dir: cfg.DataDir, log: cfg.logger(), retry: cfg.FailAfter / 4, lost: make(chan struct{}, 1)}
 }
-
-// stop ends every wait. Raft must be told to shut down first.
-func (p *patientLogs) stop() { p.once.Do(func() { close(p.closed) }) }
 
 func (p *patientLogs) StoreLog(l *raft.Log) error { return p.StoreLogs([]*raft.Log{l}) }
 
@@ -101,16 +99,34 @@ func (p *patientLogs) Set(key, value []byte) error { return p.note(p.logs.Set(ke
 const currentTerm = "CurrentTerm"
 
 func (p *patientLogs) SetUint64(key []byte, value uint64) error {
+	err := p.note(p.logs.SetUint64(key, value))
+	if err == nil || !bytes.Equal(key, []byte(currentTerm)) {
+		return err
+	}
+	select {
+	case p.lost <- struct{}{}:
+	default:
+	}
+	runtime.Goexit() // one of raft's goroutines; its deferred calls run, so that raft can be shut down
+	panic("unreachable")
+}
+
+// await returns true once the log can be written, false when ctx ends before.
+func (p *patientLogs) await(ctx context.Context) bool {
+	tick := time.NewTicker(p.retry)
+	defer tick.Stop()
 	for {
-		err := p.note(p.logs.SetUint64(key, value))
-		if err == nil || !bytes.Equal(key, []byte(currentTerm)) {
-			return err
-		}
 		select {
-		case <-time.After(p.retry):
-		case <-p.closed:
-			// The node ends and will never act in this term: votes are stored with their own term, and entries were not stored.
-			return nil
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+		if p.note(p.logs.SetUint64([]byte("mp probe"), 1)) == nil {
+			select {
+			case <-p.lost: // of the life that has ended
+			default:
+			}
+			return true
 		}
 	}
 }

@@ -13,15 +13,27 @@ import (
 
 // wire is raft's connections to the other coordinators: TCP through their doors.
 type wire struct {
-	*lane // accepts
 	door  *door
 	peers []Peer
 	self  string // address of this node
 	dial  func(ctx context.Context, address string) (net.Conn, error)
 
+	once   sync.Once
+	closed chan struct{}
+
 	mu    sync.Mutex
 	muted bool
 	open  map[*tracked]bool
+}
+
+func newWire(c *Coordinator) *wire {
+	return &wire{door: c.door, peers: c.peers(), self: c.address, dial: c.cfg.hooks.dial, closed: make(chan struct{}), open: map[*tracked]bool{}}
+}
+
+// Close ends Accept. The door goes on: the next life of raft accepts at it.
+func (w *wire) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	return nil
 }
 
 // tracked is a connection that mute can cut.
@@ -73,12 +85,15 @@ func (w *wire) mute(on bool) {
 // Accept returns the next connection of another coordinator.
 func (w *wire) Accept() (net.Conn, error) {
 	for {
-		c, err := w.lane.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if c, err = w.track(c); err == nil {
-			return c, nil
+		select {
+		case c := <-w.door.raft.conns:
+			if c, err := w.track(c); err == nil {
+				return c, nil
+			}
+		case <-w.door.raft.closed:
+			return nil, net.ErrClosed
+		case <-w.closed:
+			return nil, net.ErrClosed
 		}
 	}
 }

@@ -1,0 +1,106 @@
+package coordinator
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"mp/mppb"
+)
+
+func TestAFullDiskUnderTheLog(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, nil)
+	n := c.leader()
+	job := c.submit(testSpec)
+	a, b := c.worker("cpu:0"), c.worker("cpu:1")
+	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	id, view := a.now()
+	n.faults.full.Store(true)
+	c.until("the node has noticed", func() bool { return n.logs.trouble() != "" && !n.Leads() })
+	// Workers go on; nothing is lost when there is space again.
+	step := func() uint64 { a.mu.Lock(); defer a.mu.Unlock(); return a.status.Update }
+	before := step()
+	n.faults.full.Store(false)
+	c.until("it leads again", n.Leads)
+	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > before })
+	if newID, newView := a.now(); newID != id || newView.Number != view.Number {
+		t.Errorf("worker %d in view %d was worker %d in view %d", newID, newView.Number, id, view.Number)
+	}
+	c.until("the story says so", func() bool {
+		return strings.Contains(c.story(n), "coordinator a could not write its log")
+	})
+}
+
+func TestAFullDiskUnderTheLeader(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, nil)
+	first := c.leader()
+	job := c.submit(testSpec)
+	a := c.worker("cpu:0")
+	c.until("it computes", func() bool { return a.in(1) })
+	first.faults.full.Store(true)
+	began := time.Now()
+	c.leader(first)
+	t.Logf("disk of the leader full: another leads after %s", time.Since(began).Round(time.Millisecond))
+	update := c.show(job.Id).Job.Update
+	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
+	first.faults.full.Store(false)
+	c.until("it catches up", func() bool { j, err := first.job(job.Id); return err == nil && j.Update > update })
+}
+
+func TestADiskThatHangsUnderTheLeader(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, nil)
+	first := c.leader()
+	job := c.submit(testSpec)
+	a := c.worker("cpu:0")
+	c.until("it computes", func() bool { return a.in(1) })
+	id, _ := a.now()
+	gate := make(chan struct{})
+	first.faults.block.Store(&gate)
+	began := time.Now()
+	c.leader(first)
+	took := time.Since(began)
+	t.Logf("disk of the leader hangs: another leads after %s", took.Round(time.Millisecond))
+	if took > 4*failAfter {
+		t.Errorf("another leads after %s, want %s", took, 4*failAfter)
+	}
+	update := c.show(job.Id).Job.Update
+	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
+	if newID, _ := a.now(); newID != id {
+		t.Errorf("worker %d was worker %d", newID, id)
+	}
+	first.faults.block.Store(nil)
+	close(gate)
+	c.until("it catches up", func() bool { j, err := first.job(job.Id); return err == nil && j.Update > update })
+	if id, _ := first.Leader(); id == first.cfg.ID {
+		t.Error("it takes itself for the leader")
+	}
+}
+
+// A slow disk slows decisions and nothing else: nobody looks silent.
+func TestASlowDisk(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1, nil)
+	n := c.leader()
+	job := c.submit(testSpec)
+	a, b := c.worker("cpu:0"), c.worker("cpu:1")
+	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	_, view := a.now()
+	for range 2 { // each write takes longer than anybody may be silent
+		gate := make(chan struct{})
+		n.faults.block.Store(&gate)
+		c.until("the disk hangs", func() bool { return n.logs.hanging() > failAfter*6/5 })
+		n.faults.block.Store(nil)
+		close(gate)
+		update := c.show(job.Id).Job.Update
+		c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
+	}
+	if _, now := a.now(); now.Number != view.Number {
+		t.Errorf("view %d came after view %d: %s", now.Number, view.Number, now.Reason)
+	}
+	if s := c.show(job.Id); s.Job.State != mppb.Job_RUNNING || len(s.Workers) != 2 {
+		t.Errorf("got %v", s)
+	}
+}
