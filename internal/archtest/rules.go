@@ -20,7 +20,7 @@ func rooms() []room {
 		{"job", nil, []string{"github.com/goccy/go-yaml/..."},
 			"a job is only said here, so that whoever plans a run and whoever computes it share it without sharing anything else"},
 		{"worker", []string{"job", "model", "optim", "attack", "explain", "data", "allreduce/...", "checkpoint", "metrics", "mppb", "ops/..."},
-			[]string{torch, "golang.org/x/sync/...", "google.golang.org/grpc/..."},
+			[]string{torch, "golang.org/x/sync/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
 			"a worker meets a coordinator in mppb only, and never knows how it was started"},
 		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
 		{"model/modeltest", []string{"model", "ops/...", "internal/shared"}, []string{torch}, "goldens of whole networks, for the tests of models and optimizers"},
