@@ -1,6 +1,8 @@
 # make            fetches libtorch, compiles the C++ and leaves ./mp
 # make demo       trains scenenet on this machine for a few minutes (DATA=DIR for your own MiniPlaces)
 # make test       everything CI checks
+# make drills     hurts a cluster of processes in every way that is on the list of mp drill, some minutes
+# make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
 # make venv       a Python with the same torch, for the comparisons with PyTorch
@@ -42,7 +44,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo test vet lint race fuzz cuda venv env proto clean
+.PHONY: all libs system demo drills soak test vet lint race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -147,12 +149,20 @@ venv:
 demo: all
 	deploy/demo.sh $(DATA)
 
+drills: all
+	./mp drill all
+
+MINUTES ?= 30
+soak: all
+	./mp drill soak --minutes $(MINUTES) --every 15s
+	./mp drill soak --minutes $(MINUTES) --every 60s
+
 # Everything CI checks. Packages without libtorch also run under the race detector.
 test: all lint cuda
 	go test ./...
 	$(MAKE) --no-print-directory race
 
-PURE := ./job ./data ./checkpoint ./metrics ./allreduce/... ./internal/... ./ops/pixel
+PURE := ./job ./data ./checkpoint ./metrics/... ./allreduce/... ./coordinator/... ./mppb ./internal/archtest ./internal/shared ./ops/pixel
 race: libs
 	go test -race -short $(PURE)
 
