@@ -5,7 +5,7 @@
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
-# make venv       a Python with the same torch, for the comparisons with PyTorch
+# make venv       build/venv/bin/python: this machine's Python with the same torch, for the comparisons with PyTorch
 # eval "$(make env)"   lets plain go commands find libtorch
 
 SHELL      := /bin/bash
@@ -143,8 +143,8 @@ $(LIB)/libmpcuda.so: $(CUDA_OBJ)
 	@echo "link $(@F)"
 	$(Q)$(CXX) -shared $^ -o $@ -L$(BUILD)/cuda/nvidia/cu13/lib -Wl,-z,defs -Wl,--exclude-libs,ALL -lcudart_static -lrt -lpthread -ldl
 
-venv:
-	@deploy/venv.sh $(BUILD)/venv
+venv: $(LIBTORCH)/lib/libtorch_cpu.so
+	@deploy/venv.sh $(BUILD)/venv $(dir $(LIBTORCH))
 
 demo: all
 	deploy/demo.sh $(DATA)
@@ -157,8 +157,10 @@ soak: all
 	./mp drill soak --minutes $(MINUTES) --every 15s
 	./mp drill soak --minutes $(MINUTES) --every 60s
 
-# Everything CI checks. Packages without libtorch also run under the race detector.
+# Everything CI checks. Packages without libtorch also run under the race detector. Tests that need PyTorch skip where
+# venv.sh says (3) that this machine's Python has none.
 test: all lint cuda
+	@deploy/venv.sh $(BUILD)/venv $(dir $(LIBTORCH)) || [ $$? = 3 ]
 	go test ./...
 	$(MAKE) --no-print-directory race
 

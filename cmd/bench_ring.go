@@ -86,7 +86,7 @@ func newBenchRingCommand(e *env) *cobra.Command {
 	f.BoolVar(&o.Inline, "inline", false, "do without shared memory")
 	f.IntVar(&o.Connections, "connections", 1, "connections between two neighbours; more than one does without shared memory")
 	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
-	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 2 GB from the network")
+	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 30 MB from the network")
 	f.StringVar(&o.measure, "measure", "", "one rank's measurement, as JSON: what the parent process asks of its children")
 	if err := f.MarkHidden("measure"); err != nil {
 		panic(err) // the flag is declared above
@@ -269,7 +269,7 @@ func findTorch(ctx context.Context, e *env, python string, venv bool) (string, e
 		}
 	}
 	if !exists(python) {
-		return "", fmt.Errorf("%w: no Python at %s to compare with: add --venv to make one (2 GB, needs the network), or name one that has torch with --python", job.ErrConfig, python)
+		return "", fmt.Errorf("%w: no Python at %s to compare with: add --venv to make one (30 MB, needs the network), or name one that has torch with --python", job.ErrConfig, python)
 	}
 	return python, nil
 }

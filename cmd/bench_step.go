@@ -80,7 +80,7 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
 	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
-	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 2 GB from the network")
+	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 30 MB from the network")
 	f.StringVar(&o.measure, "measure", "", "one measurement, as JSON: what the parent process asks of its children")
 	if err := f.MarkHidden("measure"); err != nil {
 		panic(err) // the flag is declared above

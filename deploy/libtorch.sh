@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lays libtorch under DIR from PyPI's wheels: DIR/torch/{lib,include} and the CUDA runtime libraries that libtorch_cpu.so
-# names in its RPATH. Python fetches it here and is never needed to run mp.
+# Lays libtorch under DIR from PyPI's wheels: DIR/torch, that is lib, include and the Python side of torch (deploy/venv.sh), and
+# the CUDA runtime libraries that libtorch_cpu.so names in its RPATH. Python fetches it here and is never needed to run mp.
 #
 #   deploy/libtorch.sh DIR           libtorch; with a GPU on this machine its whole set of CUDA libraries too
 #   deploy/libtorch.sh DIR cuda      the CUDA compiler (nvcc and headers) instead, for `make cuda`
@@ -21,10 +21,13 @@ libtorch)
 	;;
 esac
 
+# The wheel for this machine's Python, so that it can import torch; any will do for libtorch.
+python=$(python3 -c 'import sys; v = sys.version_info; print("%d.%d" % v[:2] if (3, 10) <= v[:2] <= (3, 14) else "3.12")')
+
 wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
 echo "fetching ${packages[*]} from PyPI"
-python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --implementation cp --python-version 3.12 \
+python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --implementation cp --python-version "$python" \
 	"${platforms[@]}" --dest "$wheels" "${packages[@]}" || {
 	echo "deploy/libtorch.sh: pip could not fetch the wheels; check the network, or use an installed torch 2.11.0: make LIBTORCH=.../site-packages/torch" >&2
 	exit 1
@@ -34,11 +37,11 @@ python3 - "$dir" "$wheels" <<'PY'
 import pathlib, sys, zipfile
 
 out, wheels = sys.argv[1:]
-wanted = ("torch/lib/", "torch/include/", "torch/version.py", "nvidia/")
+wanted, unwanted = ("torch/", "torchgen/", "nvidia/"), ("torch/bin/p", "torch/test/")  # protoc
 for wheel in sorted(pathlib.Path(wheels).glob("*.whl")):
     with zipfile.ZipFile(wheel) as z:
         for entry in z.infolist():
-            if not entry.filename.startswith(wanted):
+            if not entry.filename.startswith(wanted) or entry.filename.startswith(unwanted):
                 continue
             path = z.extract(entry, out)
             mode = entry.external_attr >> 16
