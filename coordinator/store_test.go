@@ -21,15 +21,16 @@ type faultyLogs struct {
 	logs
 	full  *atomic.Bool
 	block *atomic.Pointer[chan struct{}] // writing waits until it is closed
+	worst *atomic.Int64                  // the longest write, in nanoseconds
 }
 
 func newFaultyLogs() *faultyLogs {
-	return &faultyLogs{full: &atomic.Bool{}, block: &atomic.Pointer[chan struct{}]{}}
+	return &faultyLogs{full: &atomic.Bool{}, block: &atomic.Pointer[chan struct{}]{}, worst: &atomic.Int64{}}
 }
 
 // over returns the same disk's faults over another log.
 func (f *faultyLogs) over(inner logs) logs {
-	return &faultyLogs{logs: inner, full: f.full, block: f.block}
+	return &faultyLogs{logs: inner, full: f.full, block: f.block, worst: f.worst}
 }
 
 func (f *faultyLogs) try(write func() error) error {
@@ -39,7 +40,14 @@ func (f *faultyLogs) try(write func() error) error {
 	if f.full.Load() {
 		return &errFull{}
 	}
+	began := time.Now()
+	defer func() { atLeast(f.worst, time.Since(began)) }()
 	return write()
+}
+
+func atLeast(worst *atomic.Int64, d time.Duration) {
+	for old := worst.Load(); int64(d) > old && !worst.CompareAndSwap(old, int64(d)); old = worst.Load() {
+	}
 }
 
 type errFull struct{}
