@@ -19,14 +19,15 @@ import (
 	"mp/mppb"
 )
 
-// natsSinks returns what makes the sink of a worker's events of a job: NATS where the coordinator names one.
-func natsSinks(log *slog.Logger) func(url, job string, worker uint64) (metrics.Sink, error) {
+// natsSinks returns what makes the sink of a worker's events of a job: NATS where the coordinator names one. Credentials is
+// a file, or empty where the URL has what the server asks for.
+func natsSinks(credentials string, log *slog.Logger) func(url, job string, worker uint64) (metrics.Sink, error) {
 	return func(url, job string, worker uint64) (metrics.Sink, error) {
 		if url == "" {
 			return metrics.NewFanout(), nil
 		}
 		c := nats.DefaultSinkConfig(url, job, strconv.FormatUint(worker, 10))
-		c.Logger = log
+		c.Credentials.File, c.Logger = credentials, log
 		return nats.NewSink(c)
 	}
 }

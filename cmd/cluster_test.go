@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"hash/crc32"
 	"io"
 	"log/slog"
 	"net"
@@ -60,18 +59,26 @@ func (c *fakeCluster) Steer(_ context.Context, r *mppb.SteerRequest) (*mppb.Job,
 
 func (c *fakeCluster) ListFiles(context.Context, *mppb.JobName) (*mppb.FileList, error) {
 	l := &mppb.FileList{}
-	for path, content := range c.files {
-		sum := sha256.Sum256(content)
-		l.Files = append(l.Files, &mppb.FileState{Job: "job-1", Path: path, Size: uint64(len(content)), Sha256: hex.EncodeToString(sum[:]), Whole: true})
+	for path := range c.files {
+		l.Files = append(l.Files, c.state(path))
 	}
 	return l, nil
 }
 
+func (c *fakeCluster) state(path string) *mppb.FileState {
+	sum := sha256.Sum256(c.files[path])
+	return &mppb.FileState{Job: "job-1", Path: path, Size: uint64(len(c.files[path])), Sha256: hex.EncodeToString(sum[:]), Whole: true}
+}
+
 func (c *fakeCluster) GetFile(n *mppb.FileName, s grpc.ServerStreamingServer[mppb.FilePart]) error {
-	content := c.files[n.Path]
-	for at := int(n.Offset); at < len(content); at += 1000 {
+	content, first := c.files[n.Path], true
+	for at := int(n.Offset); first || at < len(content); at += 1000 {
 		part := content[at:min(at+1000, len(content))]
-		if err := s.Send(&mppb.FilePart{Offset: uint64(at), Data: part, Crc32C: crc32.Checksum(part, crc32.MakeTable(crc32.Castagnoli))}); err != nil {
+		out := &mppb.FilePart{Offset: uint64(at), Data: part, Crc32C: mppb.Checksum(part)}
+		if first {
+			out.File, first = c.state(n.Path), false
+		}
+		if err := s.Send(out); err != nil {
 			return err
 		}
 		if at > 0 && c.breaks.Add(-1) >= 0 {
@@ -235,6 +242,17 @@ func TestFetchGoesOnWhereItBroke(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(out, "*"+partSuffix)); len(left) > 0 {
 		t.Errorf("left %q behind", left)
+	}
+	c.files = map[string][]byte{
+		"told/b/metrics.jsonl": []byte("{\"time\":\"2026-01-02T03:04:06Z\"}\n"),
+		"told/a/metrics.jsonl": []byte("{\"time\":\"2026-01-02T03:04:05Z\"}\n{\"time\":\"2026-01-02T03:04:07Z\"}\n"),
+	}
+	if code, _, stderr := callMain("jobs", "fetch", "1", "--out", out, "--coordinator", at); code != 0 {
+		t.Errorf("records of two coordinators: ended with %d, %q", code, stderr)
+	}
+	got, err := os.ReadFile(filepath.Join(out, "metrics.jsonl"))
+	if want := "{\"time\":\"2026-01-02T03:04:05Z\"}\n{\"time\":\"2026-01-02T03:04:06Z\"}\n{\"time\":\"2026-01-02T03:04:07Z\"}\n"; string(got) != want || exists(filepath.Join(out, toldFolder)) {
+		t.Errorf("records of two coordinators put together are %q, %v; want %q", got, err, want)
 	}
 	c.files = map[string][]byte{"../outside": []byte("x")}
 	if code, _, stderr := callMain("jobs", "fetch", "1", "--out", out, "--coordinator", at); code == 0 || !strings.Contains(stderr, "outside") {

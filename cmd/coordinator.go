@@ -109,7 +109,7 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	o.config.Version = version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
 	return withHub(ctx, hubConfig{
-		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, "nats"), log: log,
+		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, "nats"), log: log, archive: true,
 		story: func(event *mppb.Event) { fmt.Fprintln(e.human(), eventLine(newEventInfo(event))) },
 	}, func(ctx context.Context, h *hub) error {
 		if e.json {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -92,7 +91,7 @@ func fetchRun(ctx context.Context, e *env, f clusterFlags, id, out string) (fetc
 			return fetched{}, fmt.Errorf("%s: %w", file.Path, err)
 		}
 	}
-	return result, nil
+	return result, assemble(out)
 }
 
 // incoming is a file on its way.
@@ -134,31 +133,21 @@ func (i incoming) fetch(ctx context.Context, client *mppb.Client, patience time.
 	timer := time.AfterFunc(patience, func() { cancel(fmt.Errorf("nothing arrived for %s", patience)) })
 	defer timer.Stop()
 	err = askLeader(ctx, client, func(ctx context.Context, c mppb.ClusterClient) error {
-		if at == i.want.Size {
-			return nil
-		}
-		stream, err := c.GetFile(ctx, &mppb.FileName{Job: i.want.Job, Path: i.want.Path, Offset: at})
-		if err != nil {
-			return err
-		}
-		for {
-			part, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
+		return mppb.Fetch(ctx, c, &mppb.FileName{Job: i.want.Job, Path: i.want.Path, Offset: at}, mppb.Receiver{
+			Begin: func(now *mppb.FileState) error {
+				if now.Sha256 != i.want.Sha256 {
+					return errors.New("it has changed meanwhile: start the fetch again")
+				}
 				return nil
-			}
-			if err != nil {
+			},
+			Write: func(data []byte) error {
+				n, err := f.WriteAt(data, int64(at))
+				at += uint64(n)
+				i.bar.Add(int64(n))
+				timer.Reset(patience)
 				return err
-			}
-			if part.Offset != at || crc32.Checksum(part.Data, crc32.MakeTable(crc32.Castagnoli)) != part.Crc32C {
-				return fmt.Errorf("damaged on its way at byte %d: start the fetch again", at)
-			}
-			if _, err := f.WriteAt(part.Data, int64(at)); err != nil {
-				return err
-			}
-			at += uint64(len(part.Data))
-			i.bar.Add(int64(len(part.Data)))
-			timer.Reset(patience)
-		}
+			},
+		})
 	})
 	if err != nil {
 		return err

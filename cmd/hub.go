@@ -35,14 +35,17 @@ type hubConfig struct {
 	natsDir     string // the embedded server's
 	log         *slog.Logger
 
+	archive bool              // bring what was recorded of a job that has ended to all coordinators
 	story   func(*mppb.Event) // told of every event of the cluster since the start; nil: nobody is
 	console metrics.Sink      // gets every job's events since the start, beside the job's files; nil: nobody does
 }
 
 // hub is a running hubConfig.
 type hub struct {
+	id          string // of the node
 	coordinator *coordinator.Coordinator
 	natsURL     string // empty: no NATS
+	natsFile    string // credentials for it; empty: the URL has them
 	runs        *runSinks
 	recorder    *nats.Recorder // nil: no NATS
 }
@@ -85,7 +88,7 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	defer cancel(nil)
 	broken := func() { cancel(errBroken) }
 	var server, node, tale, record *part
-	h := &hub{}
+	h := &hub{id: c.coordinator.ID, natsFile: c.natsFile}
 	// The reverse of the start: the coordinator may tell of its end, that is recorded, and NATS goes last.
 	defer func() {
 		var told error
@@ -105,7 +108,7 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 		return err
 	}
 	h.runs = newRunSinks(c)
-	h.runs.directory = h.directoryOf(c.coordinator.Token)
+	h.runs.about = h.about(c.coordinator.Token)
 	teller := &storyteller{hub: h, story: c.story, token: c.coordinator.Token, log: c.log}
 	c.coordinator.NATSURL, c.coordinator.Logger, c.coordinator.OnEvent = h.natsURL, c.log, teller.hear
 	if h.coordinator, err = coordinator.New(c.coordinator); err != nil {
@@ -120,6 +123,15 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 			return err
 		}
 		record = begin("recorder", broken, func(ctx context.Context) error { return h.recorder.Run(ctx, h.runs.sink) })
+	}
+	if c.archive {
+		client, err := h.client(c.coordinator.Token)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		keep := begin("archive", broken, func(ctx context.Context) error { return h.archive(ctx, client) })
+		defer keep.end()
 	}
 	return body(ctx, h)
 }
@@ -230,22 +242,15 @@ func (h *hub) client(token string) (*mppb.Client, error) {
 	return mppb.NewClient(mppb.ClientConfig{Addresses: []string{h.coordinator.Address()}, Token: token})
 }
 
-// directoryOf finds the name of a job's run directory.
-func (h *hub) directoryOf(token string) func(ctx context.Context, id string) (string, error) {
-	return func(ctx context.Context, id string) (string, error) {
+// about finds what a job is, by its identity.
+func (h *hub) about(token string) func(id string) (*mppb.Job, error) {
+	return func(id string) (*mppb.Job, error) {
 		client, err := h.client(token)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		defer client.Close()
-		ctx, cancel := context.WithTimeout(ctx, syncWithin)
-		defer cancel()
-		name := ""
-		err = askLeader(ctx, client, func(ctx context.Context, c mppb.ClusterClient) error {
-			d, err := c.Show(ctx, &mppb.JobName{Id: id})
-			name = d.GetJob().GetDirectory()
-			return err
-		})
-		return name, err
+		d, err := showOnce(context.Background(), client, id)
+		return d.GetJob(), err
 	}
 }

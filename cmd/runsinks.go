@@ -1,28 +1,31 @@
 package cmd
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"mp/metrics"
+	"mp/mppb"
 )
 
 // runSinks hands out what keeps the events of jobs: the files of their run directories and, for what happens while this
 // process runs, the console. Whoever writes to a job shares one sink, so that the files have one writer. It is safe for
 // concurrent use.
 type runSinks struct {
-	runs      string // folder of run directories
-	directory func(ctx context.Context, job string) (name string, err error)
-	console   metrics.Sink // nil: none
-	began     time.Time
+	runs    string // folder of run directories
+	about   func(job string) (*mppb.Job, error)
+	console metrics.Sink // nil: none
+	began   time.Time
 
-	mu   sync.Mutex
-	open map[string]*runSink
+	mu    sync.Mutex
+	open  map[string]*runSink
+	known map[string]bool // jobs of which something was written
 }
 
 // runSink is a job's sink, closed when nobody holds it any more.
@@ -34,10 +37,10 @@ type runSink struct {
 }
 
 func newRunSinks(c hubConfig) *runSinks {
-	return &runSinks{runs: c.coordinator.RunsDir, console: c.console, began: time.Now(), open: map[string]*runSink{}}
+	return &runSinks{runs: c.coordinator.RunsDir, console: c.console, began: time.Now(), open: map[string]*runSink{}, known: map[string]bool{}}
 }
 
-// sink returns the sink of a job; it is what a recorder wants. Close gives it back.
+// sink returns the sink of a job; it is what a recorder wants. Close gives it back. The first use makes the run's directory.
 func (r *runSinks) sink(job string) (metrics.Sink, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -45,16 +48,24 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 		s.holder++
 		return s, nil
 	}
-	name, err := r.directory(context.Background(), job)
+	j, err := r.about(job)
+	if errors.Is(err, errCluster) { // a job of a cluster that is no more: nobody will ask for its run
+		return nil, nil
+	}
 	if err != nil {
-		return nil, fmt.Errorf("find the run of job %s: %w", job, err)
+		return nil, fmt.Errorf("find the run of %s: %w", job, err)
 	}
-	if name == "" || !filepath.IsLocal(name) {
-		return nil, fmt.Errorf("find the run of job %s: %q is no name of a directory", job, name)
+	if j.Directory == "" || !filepath.IsLocal(j.Directory) {
+		return nil, fmt.Errorf("find the run of %s: %q is no name of a directory", job, j.Directory)
 	}
-	dir := filepath.Join(r.runs, name)
+	dir := filepath.Join(r.runs, j.Directory)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run's directory: %w", err)
+	}
+	if spec := newJobInfo(j).spec; !exists(filepath.Join(dir, jobFile)) {
+		if err := writeJob(dir, spec); err != nil {
+			return nil, err
+		}
 	}
 	files, err := metrics.NewJSONL(dir)
 	if err != nil {
@@ -65,8 +76,22 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 		all = append(all, newest{sink: r.console, since: r.began})
 	}
 	s := &runSink{Fanout: metrics.NewFanout(all...), owner: r, job: job, holder: 1}
-	r.open[job] = s
+	r.open[job], r.known[job] = s, true
 	return s, nil
+}
+
+// touched lists the jobs of which something was written and that were not forgotten.
+func (r *runSinks) touched() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.known))
+}
+
+// forget says that a job will not be written to.
+func (r *runSinks) forget(job string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, job)
 }
 
 // Close gives the sink back.

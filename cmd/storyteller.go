@@ -101,7 +101,7 @@ func (t *storyteller) keep(ctx context.Context, e *mppb.Event) error {
 			}
 		}
 		var err error
-		if s, err = t.sink(e.Job); err != nil {
+		if s, err = t.sink(e.Job); err != nil || s == nil {
 			return err
 		}
 		t.sinks[e.Job] = s
@@ -119,7 +119,7 @@ func (t *storyteller) sink(job string) (metrics.Sink, error) {
 		return t.hub.runs.sink(job)
 	}
 	c := nats.DefaultSinkConfig(t.hub.natsURL, job, "coordinator")
-	c.Logger = t.log
+	c.Credentials.File, c.Logger = t.hub.natsFile, t.log
 	return nats.NewSink(c)
 }
 
@@ -142,14 +142,7 @@ func (t *storyteller) members(ctx context.Context, e *mppb.Event) []metrics.View
 		return nil
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	var d *mppb.JobDetail
-	err = askLeader(ctx, client, func(ctx context.Context, c mppb.ClusterClient) error {
-		var err error
-		d, err = c.Show(ctx, &mppb.JobName{Id: e.Job})
-		return err
-	})
+	d, err := showOnce(ctx, client, e.Job)
 	if err != nil || d.GetJob().GetView() != e.View {
 		return nil
 	}

@@ -29,6 +29,7 @@ type workerOptions struct {
 	advertise   string
 	name        string
 	token       string
+	natsCreds   string
 	scratch     string
 }
 
@@ -55,6 +56,7 @@ func newWorkerCommand(e *env) *cobra.Command {
 	f.StringVar(&o.advertise, "advertise", "", "HOST:PORT under which other workers reach --listen, where that is another one")
 	f.StringVar(&o.name, "name", "", "name for people; empty: the machine's and the device's")
 	f.StringVar(&o.token, "token", "", "secret that the coordinators ask for")
+	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server that the coordinators were given by URL")
 	f.StringVar(&o.scratch, "scratch", "", "folder for checkpoints on their way; empty: one under the system's for temporary files")
 	c.RunE = func(c *cobra.Command, _ []string) error { return runWorker(c.Context(), e, o) }
 	return c
@@ -103,7 +105,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions) error {
 		}
 		c.DeviceName = "cpu:" + strconv.Itoa(o.slot)
 	}
-	c.Name, c.Sinks = o.name, natsSinks(c.Logger)
+	c.Name, c.Sinks = o.name, natsSinks(o.natsCreds, c.Logger)
 	node, err := worker.NewNode(c)
 	if err != nil {
 		return err

@@ -20,7 +20,10 @@ elif ls "$data"/*.tar.gz >/dev/null 2>&1 && [ ! -d "$data/train" ] && [ ! -d "$d
 	if [ ! -e build/miniplaces/categories.txt ]; then ./mp data unpack build/miniplaces "$data"/*.tar.gz; fi
 	data=build/miniplaces
 fi
-./mp train "$data" --model scenenet --epochs "$epochs" --image-size 64 --name demo
+# A worker a core is the fastest layout of a CPU; the result is the same for any number of them.
+layout=(--workers "${WORKERS:-$(nproc)}")
+if [ -z "${WORKERS:-}" ] && [ -e /dev/nvidia0 ]; then layout=(--gpus all); fi
+./mp train "$data" --model scenenet --epochs "$epochs" --image-size 64 --name demo "${layout[@]}"
 run=$(ls -td runs/*-demo* | head -n 1)
 ./mp evaluate "$data" --checkpoint "$run" --mirror
 echo "Run: $run    Packs: $data    More: ./mp --help"

@@ -63,7 +63,7 @@ func TestAnyNumberOfWorkersGivesTheSameBits(t *testing.T) {
 func TestWorkersComeAndGo(t *testing.T) {
 	s := Spec(t, job.ModelSceneNet, 6)
 	want := alone(t, s)
-	k := New(t, Config{FailAfter: time.Second})
+	k := New(t, Config{})
 	one, two := k.Start("1"), k.Start("2")
 	k.At(5, two.Crash)
 	id := k.Submit(s)
@@ -87,7 +87,7 @@ func TestWorkersComeAndGo(t *testing.T) {
 func TestLeaderDies(t *testing.T) {
 	s := Spec(t, job.ModelSceneNet, 6)
 	want := alone(t, s)
-	k := New(t, Config{Coordinators: 3, FailAfter: 500 * time.Millisecond})
+	k := New(t, Config{Coordinators: 3, FailAfter: time.Second})
 	k.Start("1")
 	k.Start("2")
 	id := k.Submit(s)
@@ -109,7 +109,7 @@ func TestEverythingIsStartedAgain(t *testing.T) {
 	s := Spec(t, job.ModelSceneNet, 4)
 	s.CheckpointEvery = 3
 	want := alone(t, s)
-	k := New(t, Config{Coordinators: 3, FailAfter: 500 * time.Millisecond})
+	k := New(t, Config{Coordinators: 3, FailAfter: time.Second})
 	workers := []*Worker{k.Start("1"), k.Start("2")}
 	id := k.Submit(s)
 	k.Until(id, "a checkpoint", func(d *mppb.JobDetail) bool { return len(d.Checkpoints) > 0 && d.Job.Update >= 5 })
