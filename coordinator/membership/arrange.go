@@ -38,37 +38,48 @@ func (l *Leader) arrange(now time.Duration, s *State, going []going) []Command {
 		return set(&SetView{Base: v.Number, Waiting: "idle", Reason: reason})
 	}
 	l.collect(s, j, going)
-	newest, holders, staying := uint64(0), 0, 0
-	known := true // what every holder has is known
-	for i := range l.hands {
-		c := &l.hands[i]
-		if !c.holder {
-			continue
-		}
-		holders++
-		if !c.leaving {
-			staying++
-		}
-		newest = max(newest, c.update)
-		known = known && c.p.connected && (!c.member || c.p.st.View == l.view)
-	}
-	if holders > 0 {
+	h := l.holders()
+	if h.any {
 		l.noState = 0
 	}
 	saved := j.saved()
 	switch {
+	case j.State == JobDraining:
+		return l.drain(now, s, j, h)
+	case l.unsaved(now, j, h):
+		return l.saveFirst(now, s, j)
 	case j.State == JobPaused:
 		return l.rest(now, s, j, "paused", j.ID+" is paused", "mp jobs resume "+j.ID)
-	case j.State == JobDraining:
-		return l.drain(now, s, j, holders > 0, newest, known)
-	case holders == 0 && j.Update > saved:
+	case !h.staying && j.Update > saved:
 		return l.roll(now, s, j)
-	case holders > 0 && staying == 0 && l.members(v, j) && newest > saved:
-		if c := l.saveFirst(now, s, j, newest, known); c != nil || !l.late(now) {
-			return c
+	}
+	return l.compute(now, s, j, !h.staying)
+}
+
+// holding is what is known of those who have the whole state.
+type holding struct {
+	any     bool
+	staying bool   // somebody who does not leave has it
+	newest  uint64 // update
+	known   bool   // what every one of them has is known, now that the view in force does no steps or as far as it has got
+}
+
+func (l *Leader) holders() holding {
+	h := holding{known: true}
+	for i := range l.hands {
+		if c := &l.hands[i]; c.holder {
+			h.any = true
+			h.staying = h.staying || !c.leaving
+			h.newest = max(h.newest, c.update)
+			h.known = h.known && c.p.connected && (!c.member || c.p.st.View == l.view)
 		}
 	}
-	return l.compute(now, s, j, holders == 0)
+	return h
+}
+
+// unsaved says whether all who have the state leave, and it can still be saved before they go.
+func (l *Leader) unsaved(now time.Duration, j *Job, h holding) bool {
+	return h.any && !h.staying && h.newest > j.saved() && !l.late(now)
 }
 
 // members says whether the view in force is the job's and computes.
@@ -145,15 +156,19 @@ func (l *Leader) stamp(now time.Duration, v *SetView) *SetView {
 	return v
 }
 
-// roll goes back to the newest checkpoint when nobody comes back with the state. It waits a moment: whoever was only cut off
+// roll goes back to the newest state that there is, mostly a checkpoint, when nobody comes back with the newest. It waits a moment: whoever was only cut off
 // for a short time saves everybody's work.
 func (l *Leader) roll(now time.Duration, s *State, j *Job) []Command {
 	if l.noState == 0 {
 		l.noState = now
 	}
-	present := false
+	present, target := false, j.saved()
 	for i := range l.hands {
-		present = present || !l.hands[i].leaving
+		c := &l.hands[i]
+		present = present || !c.leaving
+		if c.p.connected && c.p.st.Job == j.ID && c.p.st.CaughtUp && !c.leaving {
+			target = max(target, c.p.st.Update) // it was away, and has more than the checkpoint
+		}
 	}
 	if !present {
 		return l.rest(now, s, j, "workers", "no worker is left", "start some with mp worker")
@@ -163,34 +178,40 @@ func (l *Leader) roll(now time.Duration, s *State, j *Job) []Command {
 		return l.rest(now, s, j, "state", fmt.Sprintf("nobody has the state after update %d: waiting %s for it to come back", j.Update, seconds(l.c.Times.StateWait.Seconds())), "")
 	}
 	l.noState, l.known = 0, nil
-	return []Command{{RollBack: &RollBack{Job: j.ID, View: s.View.Number, Update: j.saved(), Reason: "everybody who had the state is gone"}}}
+	return []Command{{RollBack: &RollBack{Job: j.ID, View: s.View.Number, Update: target, Reason: "everybody who had the newest state is gone"}}}
 }
 
 // drain saves a job and gives its place to the next one.
-func (l *Leader) drain(now time.Duration, s *State, j *Job, state bool, newest uint64, known bool) []Command {
+func (l *Leader) drain(now time.Duration, s *State, j *Job, h holding) []Command {
 	end := func(reason string) []Command {
 		return []Command{{End: &End{Job: j.ID, State: JobPaused, Reason: reason}}}
 	}
 	saved := j.saved()
 	switch {
-	case !state && saved > 0:
+	case !h.any && saved > 0:
 		return end(fmt.Sprintf("nobody has its state; it will go on from update %d", saved))
-	case !state:
+	case !h.any:
 		return end("nothing of it is done yet")
-	case newest <= saved && known && (s.View.Save || !l.members(&s.View, j)):
+	case h.newest <= saved && h.known && (s.View.Save || !l.members(&s.View, j)):
 		return end(fmt.Sprintf("it will go on from update %d", saved))
-	case s.View.Save && l.members(&s.View, j) && !l.lost(&s.View) && !l.broken(now, s):
-		return nil
 	}
 	return l.save(now, s, j, j.ID+" is drained: its state is saved")
 }
 
-// saveFirst saves the state before the last who have it leave; nil: there is nothing to do but wait, or it is done.
-func (l *Leader) saveFirst(now time.Duration, s *State, j *Job, newest uint64, known bool) []Command {
-	if s.View.Save && !l.lost(&s.View) && !l.broken(now, s) || l.late(now) {
+// saveFirst saves the state before the last who have it leave.
+func (l *Leader) saveFirst(now time.Duration, s *State, j *Job) []Command {
+	return l.save(now, s, j, "all who have the state leave: it is saved first")
+}
+
+// save makes a view that saves, of those who have the state, unless it is in force already.
+func (l *Leader) save(now time.Duration, s *State, j *Job, reason string) []Command {
+	if s.View.Save && l.members(&s.View, j) && !l.lost(&s.View) && !l.broken(now, s) {
 		return nil
 	}
-	return l.save(now, s, j, "all who have the state leave: it is saved first")
+	l.hands = slices.DeleteFunc(l.hands, func(c candidate) bool { return !c.holder })
+	v := l.build(s, j, l.hands, false)
+	v.Save, v.Reason = true, reason
+	return set(l.stamp(now, v))
 }
 
 // late says whether somebody who waits for leave cannot wait any longer.
@@ -205,14 +226,6 @@ func (l *Leader) late(now time.Duration) bool {
 		}
 	}
 	return false
-}
-
-// save makes a view that saves, of those who have the state.
-func (l *Leader) save(now time.Duration, s *State, j *Job, reason string) []Command {
-	l.hands = slices.DeleteFunc(l.hands, func(c candidate) bool { return !c.holder })
-	v := l.build(s, j, l.hands, false)
-	v.Save, v.Reason = true, reason
-	return set(l.stamp(now, v))
 }
 
 // lost says whether members of the view in force cannot be in the next one.
@@ -330,12 +343,22 @@ func (l *Leader) keepOut(s *State, j *Job, least int) {
 		}
 		return cmp.Compare(level(&x), level(&y))
 	})
-	n := 0
+	n, state := 0, -1 // state: who is kept out and has the state; needed if nobody else has it
 	for i := range l.hands {
-		if c := &l.hands[i]; c.member || n < least || level(c) == 0 && n < limit {
-			l.hands[n] = *c
+		c := l.hands[i]
+		if c.member || n < least || level(&c) == 0 && n < limit {
+			l.hands[n], l.hands[i] = c, l.hands[n]
 			n++
+			if c.holder {
+				state = -2
+			}
+		} else if c.holder && state == -1 {
+			state = i
 		}
+	}
+	if state >= 0 {
+		l.hands[n], l.hands[state] = l.hands[state], l.hands[n]
+		n++
 	}
 	l.hands = l.hands[:n]
 }

@@ -50,6 +50,10 @@ func (l *Leader) follow(now time.Duration, s *State) {
 	if id := idOf(j); id != l.job {
 		l.job, l.known, l.faultAt, l.again, l.noState, l.finished, l.settling = id, nil, 0, 0, 0, 0, 0
 	}
+	l.proven = 0
+	if j != nil {
+		l.proven = j.Book.Proven
+	}
 	if len(l.peers) > len(s.Workers) {
 		for id := range l.peers {
 			if s.Worker(id) == nil {
@@ -111,7 +115,7 @@ func (l *Leader) record(now time.Duration, s *State) []Command {
 		}
 		validated = min(validated, p.st.Validated)
 	}
-	if slowest == nil || update < j.Update || update > j.Updates() || update == j.Update && (validated <= j.EpochsDone || validated > j.Plan.Epochs) {
+	if slowest == nil || update < j.Update || update > j.Updates() || update == j.Update && (validated <= j.EpochsDone || validated > j.Plan.Epochs) && !l.fills(&j.Book, update) {
 		return nil
 	}
 	recovered := l.faultAt != 0 && update > l.formed
@@ -135,6 +139,7 @@ func (l *Leader) record(now time.Duration, s *State) []Command {
 		}
 	}
 	slices.SortFunc(p.Ledger, func(x, y LedgerEntry) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), cmp.Compare(x.From, y.From)) })
+	p.Ledger = p.Ledger[:min(len(p.Ledger), maxPages)]
 	if j.Book.check(j, p.Ledger) != nil {
 		p.Ledger = nil // a worker that reports nonsense leaves a hole in the proof, and does not stop the others
 	}
@@ -147,6 +152,16 @@ func (l *Leader) record(now time.Duration, s *State) []Command {
 	}
 	l.recorded = now
 	return append([]Command{{Progress: p}}, l.slowest(s, j, update)...)
+}
+
+// fills says whether something is known of the updates done that a job's ledger lacks.
+func (l *Leader) fills(b *Book, update uint64) bool {
+	for _, e := range l.known {
+		if e.To <= update && b.lacks(e) {
+			return true
+		}
+	}
+	return false
 }
 
 // going is a worker that is being removed.
@@ -174,12 +189,13 @@ func (l *Leader) removals(now time.Duration, s *State) []going {
 	dismiss := l.c.Dismiss && s.JobCount > 0 && !open
 	var all []going
 	hung, members := 0, 0
+	guarded := l.guarded(now, s)
 	for _, w := range s.Workers {
 		p := l.peer(now, w.ID)
 		g := l.verdict(now, s, w, p)
 		switch {
 		case g.leave != nil:
-		case p.st.Leaving && !l.member(p):
+		case p.st.Leaving && !l.member(p) && !(guarded && p.st.Job == l.job && p.st.CaughtUp):
 			g.leave = &Leave{Worker: w.ID, Cause: Drained}
 		case dismiss && !l.member(p):
 			g.leave = &Leave{Worker: w.ID, Cause: Finished}
@@ -207,6 +223,21 @@ func (l *Leader) removals(now time.Duration, s *State) []going {
 	}
 	slices.SortStableFunc(all, func(x, y going) int { return cmp.Or(cmp.Compare(x.at, y.at), cmp.Compare(x.order, y.order)) })
 	return all
+}
+
+// guarded says whether those who ask to leave are the last to have the state, and it is not saved yet.
+func (l *Leader) guarded(now time.Duration, s *State) bool {
+	j := s.Running()
+	if j == nil {
+		return false
+	}
+	for _, p := range l.peers {
+		if p.st.Leaving {
+			l.collect(s, j, nil)
+			return l.unsaved(now, j, l.holders())
+		}
+	}
+	return false
 }
 
 // allThere says whether every member of the view in force has just been heard.
@@ -347,24 +378,28 @@ func (l *Leader) jobs(now time.Duration, s *State) []Command {
 			return []Command{{End: &End{Job: j.ID, State: JobFailed, Worker: w.ID, Reason: w.name() + ": " + p.st.Failure}}}
 		}
 	}
-	if s.View.Job == j.ID && len(s.View.Members) > 0 {
-		first := s.View.Members[0].Worker
-		if p := l.peers[first]; p != nil && p.connected && p.st.Job == j.ID && p.st.Finished {
-			if l.finished == 0 {
-				l.finished = now
-			}
-			if wait := l.finished + 2*l.c.Times.FailAfter; j.Update < j.Updates() && now < wait {
-				l.by(wait) // the others' last words are on their way
-				return nil
-			}
-			reason := "all its epochs are done"
-			if o := p.st.Outcome; o != nil {
-				reason = fmt.Sprintf("best top-1 %.2f %%, top-5 %.2f %% in epoch %d", finite(o.BestTop1), finite(o.BestTop5), o.BestEpoch)
-			}
-			return []Command{{End: &End{Job: j.ID, State: JobDone, Worker: first, Outcome: clean(p.st.Outcome), Reason: reason}}}
-		}
+	var p *peer
+	first := uint64(0)
+	if l.members(&s.View, j) {
+		first = s.View.Members[0].Worker
+		p = l.peers[first]
 	}
-	return nil
+	if p == nil || !p.connected || p.st.Job != j.ID || p.st.View != l.view || !p.st.Finished {
+		l.finished = 0
+		return nil
+	}
+	if l.finished == 0 {
+		l.finished = now
+	}
+	if wait := l.finished + 5*l.c.Times.FailAfter; now < wait && (j.Update < j.Updates() || j.Book.Proven < j.Plan.Epochs) {
+		l.by(min(wait, now+l.c.Times.Heartbeat))
+		return nil // the others' last words are on their way
+	}
+	reason := "all its epochs are done"
+	if o := p.st.Outcome; o != nil {
+		reason = fmt.Sprintf("best top-1 %.2f %%, top-5 %.2f %% in epoch %d", finite(o.BestTop1), finite(o.BestTop5), o.BestEpoch)
+	}
+	return []Command{{End: &End{Job: j.ID, State: JobDone, Worker: first, Outcome: clean(p.st.Outcome), Reason: reason}}}
 }
 
 // clean is an outcome that JSON can say.

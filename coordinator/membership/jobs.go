@@ -18,6 +18,7 @@ type recipe struct {
 	Batch  int64  `json:"batch-size"`
 	Epochs int64  `json:"epochs"`
 	Keep   int64  `json:"keep-checkpoints"`
+	Resume string `json:"resume"`
 }
 
 func (a *apply) submit(c *Submit) Result {
@@ -65,7 +66,7 @@ func (a *apply) submit(c *Submit) Result {
 	}
 	a.JobCount++
 	j := &Job{ID: "job-" + strconv.FormatUint(a.JobCount, 10), State: JobQueued, Spec: bytes.Clone(spec.Bytes()), Directory: dir, Data: c.Data, MinWorkers: c.MinWorkers,
-		Plan:      Plan{Shards: uint32(r.Shards), Batch: uint32(r.Batch), Epochs: uint32(r.Epochs), Keep: uint32(max(r.Keep, 1))},
+		Plan:      Plan{Shards: uint32(r.Shards), Batch: uint32(r.Batch), Epochs: uint32(r.Epochs), Keep: uint32(max(r.Keep, 1)), Resumes: r.Resume != ""},
 		Submitted: a.time, Reason: "submitted"}
 	for _, word := range []*string{&j.Data.TrainSHA256, &j.Data.ValSHA256, &j.Data.Directory} {
 		*word = clip(*word, maxWord)

@@ -94,6 +94,7 @@ type Leader struct {
 	recorded time.Duration // when progress was last proposed
 	finished time.Duration // since when rank 0 says that the job is finished; 0: it does not
 	known    []LedgerEntry // of epochs that the state does not have yet
+	proven   uint32        // epochs that it has
 
 	hands []candidate // of the Decide under way
 
@@ -305,6 +306,9 @@ func (l *Leader) blame(now time.Duration, by uint64, f Fault) bool {
 
 // remember keeps what is known of the newest epochs: a worker stops speaking of one before anybody may have recorded it.
 func (l *Leader) remember(e LedgerEntry) {
+	if e.Epoch < l.proven {
+		return
+	}
 	for i := range l.known {
 		if o := &l.known[i]; o.Epoch == e.Epoch && o.From == e.From {
 			if e.To > o.To {

@@ -55,7 +55,7 @@ func (b *Book) check(j *Job, entries []LedgerEntry) error {
 
 // put takes in what a worker reported.
 func (b *Book) put(j *Job, entries []LedgerEntry) {
-	if len(entries) > 0 && len(b.Open) == 0 && b.Proven == 0 {
+	if len(entries) > 0 && len(b.Open) == 0 && b.Proven == 0 && j.Plan.Resumes {
 		first := slices.MinFunc(entries, func(x, y LedgerEntry) int { return cmp.Compare(x.Epoch, y.Epoch) }).Epoch
 		b.First, b.Proven = first, first
 	}
@@ -77,6 +77,24 @@ func (b *Book) put(j *Job, entries []LedgerEntry) {
 		b.Proven++
 		b.Open = slices.Delete(b.Open, 0, 1)
 	}
+}
+
+// lacks says whether put would take the entry in.
+func (b *Book) lacks(e LedgerEntry) bool {
+	if e.Epoch < b.Proven {
+		return false
+	}
+	for i := range b.Open {
+		if p := &b.Open[i]; p.Epoch == e.Epoch {
+			for _, x := range p.Parts {
+				if x.From <= e.From && x.To >= e.To {
+					return false
+				}
+			}
+			return len(p.Parts) < maxParts
+		}
+	}
+	return true
 }
 
 func (p *Page) put(e LedgerEntry) {
@@ -146,7 +164,7 @@ func (p *Page) proof(j *Job, update uint64) Ledger {
 	return l
 }
 
-// Ledger returns the proof of every epoch of which something is known, in order. Its cost grows with the number of images.
+// Ledger returns the proof of every epoch that has begun, in order. Its cost grows with the number of images.
 func (j *Job) Ledger() []Ledger {
 	var all []Ledger
 	if j.Book.Proven > j.Book.First {
@@ -155,8 +173,18 @@ func (j *Job) Ledger() []Ledger {
 			all = append(all, Ledger{Epoch: e, Images: n, ExpectedImages: n, Hash: hash, ExpectedHash: hash, Whole: true})
 		}
 	}
-	for i := range j.Book.Open {
-		all = append(all, j.Book.Open[i].proof(j, j.Update))
+	// An epoch of which nothing is known although later ones have begun is as missing as can be.
+	end := j.Book.Proven
+	if steps := j.steps(); steps > 0 {
+		end = max(end, uint32((j.Update+steps-1)/steps))
+	}
+	open := j.Book.Open
+	for e := j.Book.Proven; e < end || len(open) > 0; e++ {
+		p := Page{Epoch: e}
+		if len(open) > 0 && open[0].Epoch == e {
+			p, open = open[0], open[1:]
+		}
+		all = append(all, p.proof(j, j.Update))
 	}
 	return all
 }

@@ -107,6 +107,8 @@ type Plan struct {
 	Batch  uint32 `json:"batch"`
 	Epochs uint32 `json:"epochs"`
 	Keep   uint32 `json:"keep"` // checkpoints
+	// Resumes: it goes on from a checkpoint of another run, so its ledger may begin with a later epoch than 0.
+	Resumes bool `json:"resumes,omitempty"`
 }
 
 // Record is what is known of a device that failed again and again.

@@ -54,7 +54,7 @@ func (a *apply) fits(v *SetView, j *Job) error {
 		}
 		return nil
 	}
-	if j.State == JobPaused || j.State == JobDraining && !v.Save {
+	if j.State != JobRunning && !v.Save {
 		return fmt.Errorf("job %s is %s: %w", j.ID, j.State, ErrStale)
 	}
 	seen := make(map[uint64]bool, len(v.Members))
@@ -258,10 +258,11 @@ func (a *apply) rollBack(r *RollBack) Result {
 	}
 	j.Book.truncate(j, r.Update)
 	whence := "the first values"
-	for _, c := range j.Checkpoints {
-		if c.Update == r.Update && r.Update > 0 {
-			whence = "checkpoint " + c.Name
-		}
+	if r.Update > 0 {
+		whence = "a worker that was away has it"
+	}
+	if n := j.Newest(); n != nil && n.Update == r.Update {
+		whence = "checkpoint " + n.Name
 	}
 	a.tell(Event{Topic: TopicFault, Job: j.ID, View: a.View.Number, Update: r.Update, Warning: true,
 		Text:   fmt.Sprintf("%s: %s goes back from update %d to %d (%s)", clip(r.Reason, maxText/2), j.ID, from, r.Update, whence),
