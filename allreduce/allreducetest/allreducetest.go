@@ -295,26 +295,36 @@ func tooLong(t *testing.T, g []allreduce.Group) {
 	}))
 }
 
-// late lets member 1 come late and looks at what the members say about it.
+// late lets member 1 come late and looks at what the members say about it. A busy machine makes others late as well: one
+// time of several must be clear.
 func late(t *testing.T, g []allreduce.Group) {
 	const delay = 60 * time.Millisecond
-	must(t, all(g, func(m allreduce.Group) error { // so that nobody still forms the group
-		return m.Sum(context.Background(), make([]int32, 5))
-	}))
-	before := g[0].Skew()
-	must(t, all(g, func(m allreduce.Group) error {
-		if m.Rank() == 1 {
-			<-time.After(delay)
+	said := make([][]time.Duration, len(g))
+	for range 10 {
+		must(t, all(g, func(m allreduce.Group) error {
+			if err := m.Sum(context.Background(), make([]int32, 5)); err != nil { // all are here
+				return err
+			}
+			before := m.Skew()
+			if m.Rank() == 1 {
+				<-time.After(delay)
+			}
+			err := m.Sum(context.Background(), make([]int32, 50000))
+			after := m.Skew()
+			for r := range after {
+				after[r] -= before[r]
+			}
+			said[m.Rank()] = after
+			return err
+		}))
+		clear := func(late []time.Duration) bool {
+			return late[1] > delay*2/3 && late[1] < delay*2 && late[0] < delay/3 && late[2] < delay/3
 		}
-		return m.Sum(context.Background(), make([]int32, 50000))
-	}))
-	for i, m := range g {
-		skew := m.Skew()
-		own := skew[1] - before[1]
-		if own < delay*2/3 || own > delay*10 || skew[0]-before[0] > own/2 || skew[2]-before[2] > own/2 {
-			t.Errorf("member %d says the others waited %v after %v, want about %v for member 1 alone", i, skew, before, delay)
+		if clear(said[0]) && clear(said[1]) && clear(said[2]) {
+			return
 		}
 	}
+	t.Errorf("members say of one another %v, want about %v for member 1 alone", said, delay)
 }
 
 // leaks compares what runs before and after groups come and go.

@@ -240,6 +240,9 @@ func (g *group) accept(h hello, stream grpc.ServerStream) error {
 		return err
 	}
 	<-g.told
+	if l == nil {
+		<-g.heard
+	}
 	return nil
 }
 

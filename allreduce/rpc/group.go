@@ -23,6 +23,7 @@ type group struct {
 
 	done    chan struct{}  // closed when the group is broken or closed
 	told    chan struct{}  // closed when the neighbours have been told
+	heard   chan struct{}  // closed when the left neighbour has heard it
 	cut     chan struct{}  // closed when nothing touches the network any more
 	torn    chan struct{}  // closed when everything that the group started has ended
 	running sync.WaitGroup // its goroutines
@@ -52,7 +53,7 @@ func newGroup(c Config) *group {
 	}
 	c.Kernels = c.Kernels.WithDefaults()
 	g := &group{Config: c, born: time.Now(), late: make([]time.Duration, n),
-		done: make(chan struct{}), told: make(chan struct{}), cut: make(chan struct{}), torn: make(chan struct{}),
+		done: make(chan struct{}), told: make(chan struct{}), heard: make(chan struct{}), cut: make(chan struct{}), torn: make(chan struct{}),
 		whole: make(chan struct{}), missing: 2 + c.Connections, taken: map[string]bool{}}
 	g.unused = sync.NewCond(&g.mu)
 	g.left, g.right = newControl(g, (c.Rank+n-1)%n), newControl(g, (c.Rank+1)%n)
@@ -180,18 +181,18 @@ func (g *group) release() {
 
 // tearDown ends everything in the reverse order of its beginning. done is closed already.
 func (g *group) tearDown(kind byte, word broken) {
-	limit := time.NewTimer(g.FailAfter / 4)
-	defer limit.Stop()
+	limit, stop := context.WithTimeout(context.Background(), g.FailAfter/4)
+	defer stop()
 	// The neighbours hear first why their streams end, so that they do not blame this member.
 	var tellers sync.WaitGroup
 	g.mu.Lock()
-	connected := g.right.pipe != nil
-	for _, c := range []*control{g.left, g.right} {
-		if c.pipe != nil {
+	connected := map[*control]bool{g.left: g.left.pipe != nil, g.right: g.right.pipe != nil}
+	g.mu.Unlock()
+	for c, is := range connected {
+		if is {
 			tellers.Go(func() { c.say(kind, word) })
 		}
 	}
-	g.mu.Unlock()
 	said := make(chan struct{})
 	go func() {
 		tellers.Wait()
@@ -199,21 +200,27 @@ func (g *group) tearDown(kind byte, word broken) {
 	}()
 	select {
 	case <-said:
-	case <-limit.C: // a neighbour that takes nothing
-		limit.Reset(0)
+	case <-limit.Done(): // a neighbour takes nothing
 	}
-	close(g.told) // the left neighbour's streams end
+	close(g.told) // the left neighbour's lanes end
+	await := func(c *control) {
+		if connected[c] && (word.Kind != allreduce.KindSilence || word.Rank != c.rank) {
+			select {
+			case <-c.ended:
+			case <-limit.Done():
+			}
+		}
+	}
 	// What was sent is lost if the connection ends before the right neighbour has read it. It ends its side when it is done.
-	if connected && (kind == frameBye || word.Rank != g.right.rank) {
-		if kind == frameBye {
-			g.max.closeSend()
-			g.sum.closeSend()
-		}
-		select {
-		case <-g.right.ended:
-		case <-limit.C:
-		}
+	if kind == frameBye {
+		g.max.closeSend()
+		g.sum.closeSend()
 	}
+	go func() {
+		await(g.left)
+		close(g.heard)
+	}()
+	await(g.right)
 	g.cancel()
 	g.mu.Lock()
 	sockets, clients := g.sockets, g.clients
@@ -225,6 +232,7 @@ func (g *group) tearDown(kind byte, word broken) {
 		c.Close()
 	}
 	close(g.cut)
+	<-g.heard
 	<-said
 	g.mu.Lock()
 	for g.users > 0 {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -165,9 +166,14 @@ func (c *control) gone(err error) *allreduce.PeerError {
 	return e
 }
 
-// say sends a last word.
+// say sends a last word, after which nothing more comes.
 func (c *control) say(kind byte, word broken) {
 	c.send(encode(kind, word)) // whoever cannot be told is gone
+	if s, ok := c.pipe.(grpc.ClientStream); ok {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		s.CloseSend()
+	}
 }
 
 // watch breaks the group when a neighbour is silent for too long. Time in which this process itself stood still counts
@@ -183,7 +189,7 @@ func (g *group) watch() {
 			return
 		case <-t.C:
 		}
-		if now := time.Now(); now.Sub(last) > g.FailAfter/4 {
+		if now := time.Now(); now.Sub(last) > g.FailAfter/2 {
 			g.left.hear()
 			g.right.hear()
 		}
