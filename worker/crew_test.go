@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"mp/allreduce"
@@ -32,6 +30,7 @@ import (
 type crew struct {
 	t    *testing.T
 	spec []byte
+	job  string
 	dir  string // what a coordinator keeps
 	p    packPair
 
@@ -45,6 +44,8 @@ type crew struct {
 	update  uint64 // of it
 	views   []string
 	strict  bool // views are made by the test alone
+	saves   bool // views save and do no more
+	network bool // hands meet by gRPC
 }
 
 // hand is one engine of a crew.
@@ -56,11 +57,13 @@ type hand struct {
 	ended   chan error
 	views   chan order
 	scratch string
+	door    *door // nil: they meet in memory
 
 	// of crew.mu
 	status *mppb.Status
 	shards []uint32
 	dead   bool
+	away   bool   // it lives, but the chief thinks it does not
 	fault  uint64 // view of the last fault heard
 	group  allreduce.Group
 
@@ -82,7 +85,7 @@ func newCrew(t *testing.T, s job.Spec, p packPair) *crew {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &crew{t: t, spec: text, dir: t.TempDir(), p: p, halls: map[uint64][]allreduce.Group{}}
+	c := &crew{t: t, job: "j", spec: text, dir: t.TempDir(), p: p, halls: map[uint64][]allreduce.Group{}}
 	c.changed = sync.NewCond(&c.mu)
 	t.Cleanup(c.stop)
 	return c
@@ -100,14 +103,26 @@ func (c *crew) hire(at func(*hand, moment)) *hand {
 	h := &hand{crew: c, id: c.next, ended: make(chan error, 1), views: make(chan order, 1), scratch: c.t.TempDir(), status: &mppb.Status{}, at: at}
 	c.hands = append(c.hands, h)
 	c.mu.Unlock()
+	if c.network {
+		h.door, err = listen(NodeConfig{Listen: "127.0.0.1:0", Machine: "m", Scratch: h.scratch, Token: "secret", Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.engine = newEngine(ctx, engineConfig{
 		device: device, train: c.p[0], val: c.p[1], control: h, ring: h, donors: h, library: h, bucket: 1 << 16,
 		sink: func(string, metrics.Sink) metrics.Sink { return nowhereSink{} }, kernels: kernels(), log: slog.New(slog.NewTextHandler(testWriter{c.t}, nil)),
 	})
+	if c.network {
+		h.door.serve(h.engine.donor)
+	}
 	go func() {
 		err := h.engine.run(ctx)
+		if c.network {
+			h.door.close()
+		}
 		h.engine.close()
 		device.Close()
 		h.ended <- err
@@ -155,7 +170,10 @@ func (c *crew) kill(h *hand) {
 	}
 	h.dead = true
 	h.cancel()
-	if h.group != nil {
+	switch {
+	case c.network:
+		go h.door.server.Stop() // all its connections end
+	case h.group != nil:
 		h.group.Close()
 	}
 	if !c.strict {
@@ -167,7 +185,7 @@ func (c *crew) kill(h *hand) {
 func (c *crew) arrange(why string) {
 	var alive, able []*hand
 	for _, h := range c.hands {
-		if h.dead {
+		if h.dead || h.away {
 			continue
 		}
 		alive = append(alive, h)
@@ -201,14 +219,21 @@ func (c *crew) issue(members []*hand, why string) {
 			committed = max(committed, min(h.status.Update, c.least(members)))
 		}
 	}
-	v := &mppb.View{Job: "j", Number: c.number, Spec: c.spec, Directory: "run", Reason: why, Committed: committed, Checkpoint: c.newest, CheckpointUpdate: c.update}
+	v := &mppb.View{Job: c.job, Save: c.saves, Number: c.number, Spec: c.spec, Directory: "run", Reason: why, Committed: committed, Checkpoint: c.newest, CheckpointUpdate: c.update}
 	for _, h := range members {
-		v.Members = append(v.Members, &mppb.Member{Worker: h.id, Name: fmt.Sprintf("worker %d", h.id), Shards: h.shards, ValShards: h.shards})
+		m := &mppb.Member{Worker: h.id, Name: fmt.Sprintf("worker %d", h.id), Shards: h.shards, ValShards: h.shards}
+		if h.door != nil {
+			m.Address, m.UnixSocket, m.Machine = h.door.address, h.door.socket, "m"
+			if h.id == 2 { // one that only TCP leads to
+				m.UnixSocket = ""
+			}
+		}
+		v.Members = append(v.Members, m)
 	}
 	c.halls[c.number] = inproc.New(max(len(members), 1))
 	c.views = append(c.views, fmt.Sprintf("%d: %s (%d members)", c.number, why, len(members)))
 	for _, h := range c.hands {
-		if h.dead {
+		if h.dead || h.away {
 			continue
 		}
 		select {
@@ -309,154 +334,6 @@ func (h *hand) post(change func(*mppb.Status)) {
 		}
 	}
 	c.changed.Broadcast()
-}
-
-// ring
-
-func (h *hand) form(ctx context.Context, o order) (allreduce.Group, error) {
-	c := h.crew
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h.group = c.halls[o.view.Number][o.rank]
-	if h.dead {
-		h.group.Close()
-	}
-	return &tapped{Group: h.group, hand: h}, nil
-}
-
-// tapped is a group in which a test listens.
-type tapped struct {
-	allreduce.Group
-	hand   *hand
-	mu     sync.Mutex
-	steps  int  // sums of gradients that have ended
-	inside bool // a sum of gradients has begun
-	got    int  // elements of it that are summed
-	ops    int
-}
-
-func (g *tapped) tell(phase string) {
-	if g.hand.at != nil {
-		g.hand.at(g.hand, moment{phase, g.steps})
-	}
-}
-
-func (g *tapped) Exchange(ctx context.Context, mine []byte) ([][]byte, error) {
-	g.tell("agree")
-	return g.Group.Exchange(ctx, mine)
-}
-
-func (g *tapped) Max(ctx context.Context, data []byte) error {
-	g.mu.Lock()
-	first := !g.inside
-	g.inside = true
-	g.mu.Unlock()
-	if first {
-		g.tell("before")
-	}
-	return g.Group.Max(ctx, data)
-}
-
-func (g *tapped) Sum(ctx context.Context, data []int32) error {
-	if len(data) == tallyLimbs && g.hand.engine.replica.validationDue(g.hand.engine.replica.at) {
-		g.tell("validate")
-		err := g.Group.Sum(ctx, data)
-		if err == nil {
-			g.tell("validated")
-		}
-		return err
-	}
-	g.mu.Lock()
-	g.ops++
-	during := g.ops == 2
-	g.mu.Unlock()
-	if during {
-		g.tell("during")
-	}
-	if err := g.Group.Sum(ctx, data); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	g.got += len(data)
-	ended := g.got == g.hand.engine.replica.layout.length
-	if ended {
-		g.got, g.ops, g.inside = 0, 0, false
-		g.steps++
-	}
-	g.mu.Unlock()
-	if ended {
-		g.tell("after")
-	}
-	return nil
-}
-
-// donors
-
-func (h *hand) dial(m *mppb.Member) (mppb.PeerClient, func() error, error) {
-	c := h.crew
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, o := range c.hands {
-		if o.id == m.Worker {
-			return local{o}, func() error { return nil }, nil
-		}
-	}
-	return nil, nil, fmt.Errorf("no worker %d", m.Worker)
-}
-
-// local is a Peer in this process.
-type local struct{ hand *hand }
-
-func (l local) State(ctx context.Context, r *mppb.StateRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[mppb.StatePart], error) {
-	s := &pipe{ctx: ctx, hand: l.hand, parts: make(chan *mppb.StatePart), end: make(chan error, 1)}
-	go func() { s.end <- l.hand.engine.donor.State(r, pipeServer{pipe: s}) }()
-	return s, nil
-}
-
-type pipe struct {
-	grpc.ClientStream
-	ctx   context.Context
-	hand  *hand
-	parts chan *mppb.StatePart
-	end   chan error
-}
-
-type pipeServer struct {
-	grpc.ServerStream
-	*pipe
-}
-
-func (p pipeServer) Context() context.Context { return p.ctx }
-
-func (p pipeServer) Send(m *mppb.StatePart) error {
-	m = proto.CloneOf(m)
-	if f := p.hand.part; f != nil {
-		if err := f(p.hand, m); err != nil {
-			return err
-		}
-	}
-	select {
-	case p.parts <- m:
-		return nil
-	case <-p.ctx.Done():
-		return p.ctx.Err()
-	}
-}
-
-func (p *pipe) Context() context.Context { return p.ctx }
-
-func (p *pipe) Recv() (*mppb.StatePart, error) {
-	select {
-	case m := <-p.parts:
-		return m, nil
-	case err := <-p.end:
-		if err == nil {
-			err = io.EOF
-		}
-		return nil, err
-	case <-p.ctx.Done():
-		return nil, p.ctx.Err()
-	}
 }
 
 // library

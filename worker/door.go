@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -164,10 +165,8 @@ func (d *door) introduce(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cl
 // rings forms groups between processes.
 type rings struct {
 	*door
-	session *session
+	failAfter func() time.Duration // how long a peer may be silent
 }
-
-func (d *door) ring(s *session) ring { return rings{d, s} }
 
 func (r rings) form(ctx context.Context, o order) (allreduce.Group, error) {
 	members := make([]rpc.Member, len(o.view.Members))
@@ -176,6 +175,6 @@ func (r rings) form(ctx context.Context, o order) (allreduce.Group, error) {
 	}
 	return r.rings.Form(ctx, rpc.Config{
 		Job: o.view.Job, View: o.view.Number, Rank: o.rank, Members: members,
-		FailAfter: r.session.failAfter(), Kernels: kernels(), Logger: r.log,
+		FailAfter: r.failAfter(), Kernels: kernels(), Logger: r.log,
 	})
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -29,10 +30,37 @@ func once(who uint64, m moment, f func(*hand)) func(*hand, moment) {
 	}
 }
 
-func TestADeathChangesNoBit(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	w := want(t, s, p)
+// undisturbed is a run and what a lone worker makes of it.
+type undisturbed struct {
+	packs  packPair
+	spec   job.Spec
+	result Result
+}
+
+func TestNoFaultChangesABit(t *testing.T) {
+	o := undisturbed{packs: packs(t), spec: cheap(t)}
+	o.result = want(t, o.spec, o.packs)
+	for _, c := range []struct {
+		name string
+		run  func(*testing.T, undisturbed)
+	}{
+		{"deaths", aDeath},
+		{"survivors keep their shards", survivorsKeep},
+		{"a broken ring is formed again", aBrokenRing},
+		{"joiners copy while others go on", joiners},
+		{"a donor dies during the copy", aDonorDies},
+		{"a flipped bit is refused and named", aFlippedBit},
+		{"over gRPC", theNetwork},
+		{"one survivor is enough", oneSurvivor},
+		{"the next writer saves what a dead one did not", theNextWriter},
+		{"all die and the checkpoint is used", allDie},
+		{"who was away comes back", backAgain},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, o) })
+	}
+}
+
+func aDeath(t *testing.T, o undisturbed) {
 	for _, m := range []moment{
 		{"agree", 0}, {"before", 2}, {"during", 2}, {"after", 3}, {"validate", 6}, {"validated", 6}, {"before", 7}, {"after", 11}, {"agree", 12},
 	} {
@@ -41,12 +69,12 @@ func TestADeathChangesNoBit(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("worker %d %s update %d", who+1, m.phase, m.update), func(t *testing.T) {
-				c := newCrew(t, s, p)
+				c := newCrew(t, o.spec, o.packs)
 				for range 3 {
 					c.hire(once(who+1, m, c.kill))
 				}
 				c.join()
-				c.check(w)
+				c.check(o.result)
 				if len(c.views) < 2 {
 					t.Errorf("nobody died; views: %v", c.views)
 				}
@@ -55,21 +83,16 @@ func TestADeathChangesNoBit(t *testing.T) {
 	}
 }
 
-func TestSurvivorsKeepTheirShards(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	c := newCrew(t, s, p)
+func survivorsKeep(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
 	var died, looked atomic.Bool
-	at := func(h *hand, m moment) {
+	at := func(h *hand, m moment) { // the third dies when the others have computed their shards, or are about to
 		switch {
-		case m == moment{"after", 2} && h.id == 3: // all three have computed theirs, nobody has the sum of update 3
 		case m == moment{"before", 2} && h.id == 3 && died.CompareAndSwap(false, true):
 			c.kill(h)
-		case m == moment{"agree", 0} && died.Load() && !looked.Swap(true) && h.id != 3:
-			for _, shard := range []int{int(h.id) - 1} { // by three workers: shard i belongs to worker i+1, the fourth to the first
-				if !h.engine.replica.computed(shard) {
-					t.Errorf("worker %d has lost shard %d when the next view begins", h.id, shard)
-				}
+		case m == moment{"agree", 0} && h.id != 3 && died.Load() && !looked.Swap(true):
+			if shard := int(h.id) - 1; !h.engine.replica.computed(shard) {
+				t.Errorf("worker %d has lost shard %d when the next view begins", h.id, shard)
 			}
 		}
 	}
@@ -77,19 +100,16 @@ func TestSurvivorsKeepTheirShards(t *testing.T) {
 		c.hire(at)
 	}
 	c.join()
-	c.check(want(t, s, p))
+	c.check(o.result)
 	if !looked.Load() {
 		t.Error("no survivor was looked at")
 	}
 }
 
-func TestABrokenRingIsFormedAgain(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	w := want(t, s, p)
+func aBrokenRing(t *testing.T, o undisturbed) {
 	for _, phase := range []string{"before", "during", "validate"} {
 		t.Run(phase, func(t *testing.T) {
-			c := newCrew(t, s, p)
+			c := newCrew(t, o.spec, o.packs)
 			m := moment{phase, 4}
 			if phase == "validate" {
 				m.update = 6
@@ -98,7 +118,7 @@ func TestABrokenRingIsFormedAgain(t *testing.T) {
 				c.hire(once(2, m, func(h *hand) { h.group.Close() }))
 			}
 			c.join()
-			c.check(w)
+			c.check(o.result)
 			if len(c.views) != 2 || !strings.Contains(c.views[1], "reports") {
 				t.Errorf("views are %v, want a second one because of a report", c.views)
 			}
@@ -106,13 +126,10 @@ func TestABrokenRingIsFormedAgain(t *testing.T) {
 	}
 }
 
-func TestJoinersCopyWhileOthersGoOn(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	w := want(t, s, p)
+func joiners(t *testing.T, o undisturbed) {
 	for _, join := range []moment{{"after", 1}, {"after", 5}, {"validate", 6}, {"validated", 6}, {"after", 10}} {
 		t.Run(fmt.Sprintf("%s update %d", join.phase, join.update), func(t *testing.T) {
-			c := newCrew(t, s, p)
+			c := newCrew(t, o.spec, o.packs)
 			at := once(1, join, func(*hand) {
 				c.hire(nil)
 				c.join()
@@ -120,15 +137,19 @@ func TestJoinersCopyWhileOthersGoOn(t *testing.T) {
 			c.hire(at)
 			c.hire(nil)
 			c.join()
-			c.check(w)
+			c.check(o.result)
+			if n := len(c.views); n < 2 || !strings.HasSuffix(c.views[1], "join (3 members)") {
+				t.Errorf("nobody joined; views: %v", c.views)
+			}
+			if join.update < 10 && (len(c.views) < 3 || len(c.hands[2].shards) == 0) {
+				t.Errorf("the joiner got no shards; views: %v", c.views)
+			}
 		})
 	}
 }
 
-func TestADonorDiesDuringTheCopy(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	c := newCrew(t, s, p)
+func aDonorDies(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
 	var given atomic.Int32
 	die := func(h *hand, part *mppb.StatePart) error {
 		if part.Parts < 3 {
@@ -151,16 +172,14 @@ func TestADonorDiesDuringTheCopy(t *testing.T) {
 		}
 	}
 	c.join()
-	c.check(want(t, s, p))
+	c.check(o.result)
 	if given.Load() < 2 {
 		t.Error("the donor did not die")
 	}
 }
 
-func TestAFlippedBitIsRefusedAndNamed(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	c := newCrew(t, s, p)
+func aFlippedBit(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
 	at := once(1, moment{"after", 2}, func(*hand) {
 		c.hire(nil)
 		c.join()
@@ -174,7 +193,7 @@ func TestAFlippedBitIsRefusedAndNamed(t *testing.T) {
 	}
 	c.hire(at).part = spoil // the only donor: the view breaks, and the next one's copy is whole
 	c.join()
-	c.check(want(t, s, p))
+	c.check(o.result)
 	found := false
 	for _, v := range c.views {
 		found = found || strings.Contains(v, "rank 0: checksum: copy state from worker 1: part 0 has checksum")
@@ -184,10 +203,40 @@ func TestAFlippedBitIsRefusedAndNamed(t *testing.T) {
 	}
 }
 
-func TestOneSurvivorIsEnough(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	c := newCrew(t, s, p)
+func theNetwork(t *testing.T, o undisturbed) {
+	for _, c := range []struct {
+		name string
+		at   func(*crew) func(*hand, moment)
+		want string
+	}{
+		{"nothing happens", func(*crew) func(*hand, moment) { return nil }, "join"},
+		{"one dies in a sum", func(c *crew) func(*hand, moment) { return once(3, moment{"during", 2}, c.kill) }, "worker 3 died"},
+		{"one dies after a sum", func(c *crew) func(*hand, moment) { return once(1, moment{"after", 3}, c.kill) }, "worker 1 died"},
+		{"one dies and another joins", func(c *crew) func(*hand, moment) {
+			return once(2, moment{"before", 4}, func(h *hand) {
+				c.hire(nil)
+				c.kill(h)
+			})
+		}, "worker 4 caught up"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := newCrew(t, o.spec, o.packs)
+			k.network = true
+			at := c.at(k)
+			for range 3 {
+				k.hire(at)
+			}
+			k.join()
+			k.check(o.result)
+			if story := strings.Join(k.views, "; "); !strings.Contains(story, c.want) {
+				t.Errorf("views are %s; want %q", story, c.want)
+			}
+		})
+	}
+}
+
+func oneSurvivor(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
 	at := func(h *hand, m moment) {
 		if h.id < 4 && (m == moment{"before", int(h.id)}) {
 			c.kill(h)
@@ -197,17 +246,14 @@ func TestOneSurvivorIsEnough(t *testing.T) {
 		c.hire(at)
 	}
 	c.join()
-	c.check(want(t, s, p))
+	c.check(o.result)
 }
 
-func TestAllDieAndTheCheckpointIsUsed(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	s.CheckpointEvery = 4
-	w := want(t, s, p)
+func allDie(t *testing.T, o undisturbed) {
+	o.spec.CheckpointEvery = 4
 	for _, m := range []moment{{"before", 2}, {"before", 5}, {"after", 8}, {"validate", 12}} {
 		t.Run(fmt.Sprintf("%s update %d", m.phase, m.update), func(t *testing.T) {
-			c := newCrew(t, s, p)
+			c := newCrew(t, o.spec, o.packs)
 			all := once(2, m, func(*hand) {
 				c.mu.Lock()
 				c.strict = true
@@ -228,7 +274,7 @@ func TestAllDieAndTheCheckpointIsUsed(t *testing.T) {
 			c.hire(nil)
 			c.hire(nil)
 			c.join()
-			c.check(w)
+			c.check(o.result)
 			if m.update > 4 && c.update == 0 {
 				t.Error("there was no checkpoint to go on from")
 			}
@@ -236,20 +282,20 @@ func TestAllDieAndTheCheckpointIsUsed(t *testing.T) {
 	}
 }
 
-func TestTheNextWriterSavesWhatADeadOneDidNot(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	w := want(t, s, p)
-	c := newCrew(t, s, p)
+func theNextWriter(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
 	at := once(1, moment{"validated", 6}, c.kill) // before it saves; the best of all may be this one
 	for range 2 {
 		c.hire(at)
 	}
 	c.join()
-	c.check(w)
-	o := c.outcome()
-	if best, err := readBest(c.dir); err != nil || best.Meta.Epoch != int(o.BestEpoch) {
-		t.Errorf("the best checkpoint is of epoch %d, %v; want epoch %d", best.Meta.Epoch, err, o.BestEpoch)
+	c.check(o.result)
+	best, err := readBest(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := o.result.BestEpoch; best.Meta.Epoch != want {
+		t.Errorf("the best checkpoint is of epoch %d, want epoch %d", best.Meta.Epoch, want)
 	}
 }
 
@@ -286,4 +332,81 @@ func TestLocalErrorsAreTheWorkersOwn(t *testing.T) {
 	if f := h.status.Fault; err != nil || f.GetSuspect() != 42 || f.GetKind() != "silence" || f.GetView() != 7 {
 		t.Errorf("got fault %v and error %v, want worker 42 named for its silence in view 7", f, err)
 	}
+}
+
+func backAgain(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
+	out := once(1, moment{"after", 2}, func(*hand) { // worker 3 is thought dead and keeps its state; a view later it is back
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.hands[2].away = true
+		c.arrange("worker 3 is away")
+	})
+	in := once(1, moment{"after", 5}, func(*hand) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.hands[2].away = false
+		c.hands[2].status.CaughtUp = false // as the coordinator sees it: its update is behind
+		c.arrange("worker 3 is back")
+	})
+	for range 3 {
+		c.hire(func(h *hand, m moment) {
+			out(h, m)
+			in(h, m)
+		})
+	}
+	c.join()
+	c.check(o.result)
+	if story := strings.Join(c.views, "; "); !strings.Contains(story, "worker 3 is back") || !strings.Contains(story, "worker 3 caught up") {
+		t.Errorf("views are %s", story)
+	}
+}
+
+func TestAWorkerServesOneJobAfterAnother(t *testing.T) {
+	p := packs(t)
+	first, second := cheap(t), short(t, job.ModelSceneNet, 2)
+	first.Epochs, first.ImageSize = 1, "32"
+	second.Epochs, second.ImageSize, second.Seed = 1, "64", 3
+	c := newCrew(t, first, p)
+	c.hire(nil)
+	c.hire(nil)
+	c.join()
+	c.check(want(t, first, p))
+	text, err := json.Marshal(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	c.job, c.spec, c.newest, c.update, c.dir = "k", text, "", 0, t.TempDir()
+	for _, h := range c.hands {
+		h.status.CaughtUp = false
+	}
+	c.arrange("the next job")
+	c.mu.Unlock()
+	c.await("the next job's begin", func() bool { return c.hands[0].status.Job == "k" && c.hands[1].status.Job == "k" })
+	c.check(want(t, second, p))
+}
+
+func TestASavingViewSavesAndWaits(t *testing.T) {
+	s := cheap(t)
+	p := packs(t)
+	c := newCrew(t, s, p)
+	at := once(1, moment{"after", 2}, func(*hand) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.saves = true
+		c.arrange("drained")
+	})
+	c.hire(at)
+	c.hire(at)
+	c.join()
+	c.await("the checkpoint", func() bool { return c.update > 0 })
+	c.mu.Lock()
+	if c.update != 2 && c.update != 3 || c.hands[0].status.Finished {
+		t.Errorf("saved after update %d, want where the view came", c.update)
+	}
+	c.saves = false
+	c.arrange("resumed")
+	c.mu.Unlock()
+	c.check(want(t, s, p))
 }

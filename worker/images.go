@@ -29,9 +29,7 @@ func newFeed(r *replica, mine []int) (*feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.spec.Mixup > 0 || r.spec.Cutmix > 0 {
-		recipe.Mixup, recipe.Cutmix = r.spec.Mixup, r.spec.Cutmix
-	}
+	recipe.Mixup, recipe.Cutmix = r.spec.Mixup, r.spec.Cutmix
 	steps := r.steps()
 	f.loader, err = data.NewLoader(data.LoaderConfig{
 		Images: r.train, Sampler: r.sampler, Recipe: recipe, Seed: r.spec.Seed, Shards: r.spec.Shards, Mine: mine,

@@ -121,7 +121,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer d.close()
 	s := newSession(client, n.hello(d), n.c.Logger)
 	e := newEngine(ctx, engineConfig{
-		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: d.ring(s), donors: d, library: depot{client, n.c.Scratch},
+		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: rings{d, s.failAfter}, donors: d, library: depot{client, n.c.Scratch},
 		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger,
 	})
 	d.serve(e.donor)
