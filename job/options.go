@@ -52,7 +52,7 @@ func Options() []Option {
 		{Name: "clip-grad", Group: update, Help: "largest norm of the gradient; 0: any", Field: func(s *Spec) any { return &s.ClipGrad }},
 		{Name: "ema", Group: update, Help: "share kept an update by the running average of the weights, which is then what is validated; 0: no average", Field: func(s *Spec) any { return &s.EMA }},
 
-		{Name: "augment", Group: images, Help: "how training images are varied; strong mixes them too", Field: func(s *Spec) any { return &s.Augment },
+		{Name: "augment", Group: images, Help: "how training images are varied; strong adds TrivialAugment, erasing, mixup and cutmix to best", Field: func(s *Spec) any { return &s.Augment },
 			Words: []string{AugmentNone, "flip", AugmentCourse, AugmentBest, AugmentStrong}},
 		{Name: "label-smoothing", Group: images, Help: "share of each label spread over all classes", Field: func(s *Spec) any { return &s.LabelSmoothing }},
 		{Name: "mixup", Group: images, Help: "alpha of mixing two images; 0: never", Field: func(s *Spec) any { return &s.Mixup }},
