@@ -48,10 +48,8 @@ func (s *shelf) arrive(directory string, m mark, offset int64) (_ *arrival, err 
 	if made.root, err = s.root(directory, true); err != nil {
 		return nil, err
 	}
-	if name := checkpointOf(m.Path); name != "" {
-		if _, err := made.root.Stat(path.Join(checkpointsDir, name)); err == nil {
-			return nil, errTaken
-		}
+	if made.taken() {
+		return nil, errTaken
 	}
 	if err = made.root.MkdirAll(arrivingDir, 0o755); err != nil {
 		return nil, err
@@ -81,6 +79,16 @@ func (s *shelf) arrive(directory string, m mark, offset int64) (_ *arrival, err 
 }
 
 var errBusy = errors.New("the file is being written by somebody else")
+
+// taken says whether the file's checkpoint is whole already.
+func (a *arrival) taken() bool {
+	name := checkpointOf(a.mark.Path)
+	if name == "" {
+		return false
+	}
+	_, err := a.root.Stat(path.Join(checkpointsDir, name))
+	return err == nil
+}
 
 // write appends.
 func (a *arrival) write(p []byte) error {
@@ -133,6 +141,9 @@ func (a *arrival) commit() (err error) {
 	}()
 	if a.have != a.mark.Size || hex.EncodeToString(a.sum.Sum(nil)) != a.mark.SHA256 {
 		return errSum
+	}
+	if a.taken() {
+		return errTaken
 	}
 	if err := a.shelf.sync(a.file); err != nil {
 		return err

@@ -3,6 +3,8 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -114,5 +116,72 @@ func TestASlowDisk(t *testing.T) {
 	}
 	if s := c.show(job.Id); (s.Job.State != mppb.Job_RUNNING || len(s.Workers) != 2) && !c.starved() {
 		t.Errorf("got %v", s)
+	}
+}
+
+// With a real file system that is small: mount -t tmpfs -o size=1500k tmpfs DIR; MP_TEST_SMALL_DISK=DIR go test -run RealFullDisk
+func TestARealFullDisk(t *testing.T) {
+	dir := os.Getenv("MP_TEST_SMALL_DISK")
+	if dir == "" {
+		t.Skip("MP_TEST_SMALL_DISK names no small file system")
+	}
+	c := newCluster(t, 1, func(cfg *Config) { cfg.DataDir = filepath.Join(dir, "raft") })
+	n := c.leader()
+	job := c.submit(testSpec)
+	a := c.worker("cpu:0")
+	c.until("it computes", func() bool { return a.in(1) })
+	for round := range 3 {
+		filler, err := os.Create(filepath.Join(dir, "filler"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = filler.Write(make([]byte, 512))
+		}
+		filler.Close()
+		c.until("the node has noticed", func() bool { return n.logs.trouble() != "" })
+		t.Logf("round %d: %s", round, n.logs.trouble())
+		tick := time.NewTimer(time.Second) // of life on a full disk
+		<-tick.C
+		if err := os.Remove(filler.Name()); err != nil {
+			t.Fatal(err)
+		}
+		c.until("it leads again", n.Leads)
+		update := c.show(job.Id).Job.Update
+		c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
+	}
+	before := c.show(job.Id).Job.Update
+	c.end(n, ErrCrash)
+	c.start(n)
+	c.leader()
+	if after := c.show(job.Id).Job.Update; after < before {
+		t.Errorf("after a restart the job is at update %d, before it was at %d", after, before)
+	}
+}
+
+// A leader whose network fails does not know it, and must not hold anybody up.
+func TestALeaderThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, nil)
+	first := c.leader()
+	job := c.submit(testSpec)
+	a := c.worker("cpu:0")
+	c.until("it computes", func() bool { return a.in(1) })
+	id, _ := a.now()
+	first.core.Load().wire.mute(true)
+	began := time.Now()
+	c.until("it has noticed", func() bool { return !first.Leads() })
+	second := c.leader(first)
+	t.Logf("leader cut off: another leads after %s", time.Since(began).Round(time.Millisecond))
+	update := c.show(job.Id).Job.Update
+	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
+	first.core.Load().wire.mute(false)
+	c.until("it follows", func() bool {
+		j, err := first.job(job.Id)
+		leader, _ := first.Leader()
+		return err == nil && j.Update > update && leader != "" && leader != first.cfg.ID
+	})
+	if newID, _ := a.now(); newID != id && !c.starved() {
+		t.Errorf("worker %d was worker %d; coordinator %s leads", newID, id, second.cfg.ID)
 	}
 }

@@ -124,9 +124,15 @@ func (c *control) PutFile(stream mppb.Control_PutFileServer) error {
 	ctx := stream.Context()
 	var a *arrival
 	if !c.holds(f, m) {
-		if a, err = c.receiveFile(stream, f, m, part); err != nil {
+		a, err = c.receiveFile(stream, f, m, part)
+		if status.Code(err) == codes.AlreadyExists && c.holds(f, m) { // another coordinator's copy came first
+			a, err = nil, nil
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if a != nil {
 		if isPointer(p) {
 			if err := c.recordCheckpoint(ctx, r, job, f.directory, a); err != nil {
 				a.drop()
@@ -137,7 +143,7 @@ func (c *control) PutFile(stream mppb.Control_PutFileServer) error {
 	state := membership.FileState{Path: p, Size: uint64(m.Size), SHA256: m.SHA256}
 	err = c.mirror.replace(ctx, func() error {
 		if a != nil {
-			if err := a.commit(); err != nil {
+			if err := a.commit(); err != nil && !(errors.Is(err, errTaken) && c.holds(f, m)) {
 				return c.fileError(p, err)
 			}
 		}
@@ -220,6 +226,7 @@ func (c *control) recordCheckpoint(ctx context.Context, r *reign, job, directory
 	if err := checkElement(name); err != nil {
 		return c.fileError(pointer.mark.Path, err)
 	}
+	c.completeCheckpoint(ctx, job, directory, name)
 	if !c.shelf.wholeCheckpoint(directory, name) {
 		return status.Errorf(codes.FailedPrecondition, "%s cannot name %s: that checkpoint is not whole here; its manifest.json must come last and before the pointer", pointer.mark.Path, name)
 	}
@@ -243,6 +250,19 @@ func (c *control) recordCheckpoint(ctx context.Context, r *reign, job, directory
 	})
 	result, err := r.propose(ctx, membership.Command{Checkpoint: checkpoint})
 	return c.grpcError(result, err)
+}
+
+// completeCheckpoint fetches what another coordinator has of a checkpoint: the leader may have changed since it was brought.
+func (c *Coordinator) completeCheckpoint(ctx context.Context, job, directory, name string) {
+	for _, w := range c.mirror.missing() {
+		if w.job != job || checkpointOf(w.file.Path) != name {
+			continue
+		}
+		if err := c.mirror.ensure(ctx, job, directory, w.file); err != nil {
+			c.log.Debug("cannot fetch a file of a checkpoint", "job", job, "path", w.file.Path, "error", err)
+			return
+		}
+	}
 }
 
 // manifestUpdate reads the number of updates from a checkpoint's manifest, the only thing that a coordinator reads of one.
