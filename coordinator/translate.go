@@ -68,6 +68,7 @@ func fromView(s *membership.State) *mppb.View {
 	v := &s.View
 	m := &mppb.View{
 		Job: v.Job, Number: v.Number, Reason: v.Reason, Committed: v.Committed, Checkpoint: v.Checkpoint, CheckpointUpdate: v.CheckpointUpdate, FaultMs: v.FaultMs,
+		Save: v.Save,
 	}
 	if j := s.Job(v.Job); j != nil {
 		m.Spec, m.Directory = j.Spec, j.Directory

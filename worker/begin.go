@@ -35,7 +35,7 @@ func (r *replica) begin(ctx context.Context, path string) (own bool, err error) 
 			return false, err
 		}
 		if own { // another run's best is not in this one's directory
-			r.best = best{Score: Score{Top1: state.Meta.BestTop1, Top5: state.Meta.BestTop5}, epoch: state.Meta.BestEpoch}
+			r.best = best{Score: Score{Top1: state.Meta.BestTop1, Top5: state.Meta.BestTop5}, epoch: state.Meta.BestEpoch, update: state.Meta.BestEpoch * r.steps()}
 		}
 	case r.spec.Init != "":
 		state, err := checkpoint.Read(r.spec.Init)
