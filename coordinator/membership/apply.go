@@ -130,6 +130,7 @@ func (a *apply) join(j *Join) Result {
 	}
 	w := &Worker{ID: a.Index, Hello: h, Joined: a.time}
 	a.Workers = append(a.Workers, w)
+	a.roster++
 	text := w.name() + " joined"
 	if h.Previous != 0 {
 		text += fmt.Sprintf(" again (it was number %d)", h.Previous)
@@ -288,6 +289,7 @@ func (a *apply) leave(l *Leave) Result {
 		}
 	}
 	a.Workers = slices.Delete(a.Workers, i, i+1)
+	a.roster++
 	a.tell(e)
 	return Result{Worker: w.ID, Refusal: l.refusal(e), Events: a.events}
 }

@@ -51,7 +51,7 @@ func (l *Leader) arrange(now time.Duration, s *State, going []going) []Command {
 	case j.State == JobPaused:
 		return l.rest(now, s, j, "paused", j.ID+" is paused", "mp jobs resume "+j.ID)
 	case !h.staying && j.Update > saved:
-		return l.roll(now, s, j)
+		return l.goBack(now, s, j)
 	}
 	return l.compute(now, s, j, !h.staying)
 }
@@ -115,17 +115,15 @@ func (l *Leader) collect(s *State, j *Job, going []going) {
 		l.hands = append(l.hands, c)
 	}
 	if same {
-		for _, m := range s.View.Members {
-			if p := l.peers[m.Worker]; p != nil {
-				if w := s.Worker(m.Worker); w != nil {
-					add(w, p)
-				}
+		for _, p := range l.ranks {
+			if p != nil {
+				add(p.w, p)
 			}
 		}
 	}
-	for _, w := range s.Workers {
-		if p := l.peers[w.ID]; p != nil && !(same && l.member(p)) {
-			add(w, p)
+	for _, p := range l.roll {
+		if !(same && l.member(p)) {
+			add(p.w, p)
 		}
 	}
 }
@@ -156,9 +154,9 @@ func (l *Leader) stamp(now time.Duration, v *SetView) *SetView {
 	return v
 }
 
-// roll goes back to the newest state that there is, mostly a checkpoint, when nobody comes back with the newest. It waits a moment: whoever was only cut off
+// goBack goes back to the newest state that there is, mostly a checkpoint, when nobody comes back with the newest. It waits a moment: whoever was only cut off
 // for a short time saves everybody's work.
-func (l *Leader) roll(now time.Duration, s *State, j *Job) []Command {
+func (l *Leader) goBack(now time.Duration, s *State, j *Job) []Command {
 	if l.noState == 0 {
 		l.noState = now
 	}
@@ -286,7 +284,7 @@ func (l *Leader) compute(now time.Duration, s *State, j *Job, fresh bool) []Comm
 		return l.rest(now, s, j, "workers", reason, "start some with mp worker")
 	}
 	running := l.members(v, j)
-	if fresh && !running && l.settle(now, s) {
+	if fresh && !running && l.settle(now) {
 		return nil
 	}
 	again := l.broken(now, s)
@@ -364,14 +362,14 @@ func (l *Leader) keepOut(s *State, j *Job, least int) {
 }
 
 // settle says whether a job that begins should wait a little for more workers.
-func (l *Leader) settle(now time.Duration, s *State) bool {
+func (l *Leader) settle(now time.Duration) bool {
 	t := l.c.Times
 	if l.settling == 0 {
 		l.settling = max(now, 1)
 	}
 	due := l.newcomer + t.Settle
-	for _, w := range s.Workers {
-		if p := l.peers[w.ID]; p != nil && p.connected && (!p.spoke || p.st.Phase == Loading) && !p.st.Leaving {
+	for _, p := range l.roll {
+		if p.connected && (!p.spoke || p.st.Phase == Loading) && !p.st.Leaving {
 			due = now + t.Heartbeat
 		}
 	}

@@ -54,14 +54,10 @@ func (l *Leader) follow(now time.Duration, s *State) {
 	if j != nil {
 		l.proven = j.Book.Proven
 	}
-	if len(l.peers) > len(s.Workers) {
-		for id := range l.peers {
-			if s.Worker(id) == nil {
-				delete(l.peers, id)
-				delete(l.suspects, id)
-			}
-		}
+	if l.view == s.View.Number && l.roster == s.roster {
+		return
 	}
+	l.enroll(now, s)
 	if l.view == s.View.Number {
 		return
 	}
@@ -71,13 +67,35 @@ func (l *Leader) follow(now time.Duration, s *State) {
 	if j != nil {
 		l.formed = j.Update
 	}
-	for i := range s.View.Members {
-		if p := l.peers[s.View.Members[i].Worker]; p != nil {
+	for i, p := range l.ranks {
+		if p != nil {
 			p.in, p.has, p.slow, p.stuckTold, p.moved = l.view, &s.View.Members[i], 0, false, now
 			if p.st.Job == l.job {
 				l.formed = max(l.formed, p.st.Update)
 			}
 		}
+	}
+}
+
+// enroll looks up who is in, and who is in the view.
+func (l *Leader) enroll(now time.Duration, s *State) {
+	l.roster = s.roster
+	l.roll, l.ranks = l.roll[:0], l.ranks[:0]
+	for _, w := range s.Workers {
+		p := l.peer(now, w.ID)
+		p.w = w
+		l.roll = append(l.roll, p)
+	}
+	if len(l.peers) > len(s.Workers) {
+		for id := range l.peers {
+			if s.Worker(id) == nil {
+				delete(l.peers, id)
+				delete(l.suspects, id)
+			}
+		}
+	}
+	for i := range s.View.Members {
+		l.ranks = append(l.ranks, l.peers[s.View.Members[i].Worker])
 	}
 }
 
@@ -100,7 +118,7 @@ func (l *Leader) record(now time.Duration, s *State) []Command {
 	update, validated := uint64(math.MaxUint64), uint32(math.MaxUint32)
 	var slowest *peer
 	for i := range s.View.Members {
-		p := l.peers[s.View.Members[i].Worker]
+		p := l.ranks[i]
 		if p == nil || p.gone != "" {
 			continue // it counts no more
 		}
@@ -182,7 +200,7 @@ func isGoing(all []going, worker uint64) bool {
 
 // removals says who is in no more, the first cause first.
 func (l *Leader) removals(now time.Duration, s *State) []going {
-	if t := l.trouble; t != nil && !t.counted && l.broken(now, s) && l.allThere(now, s) {
+	if t := l.trouble; t != nil && !t.counted && l.broken(now, s) && l.allThere(now) {
 		l.suspect(now)
 	}
 	open := slices.ContainsFunc(s.Jobs, func(j *Job) bool { return !j.State.Ended() })
@@ -190,9 +208,9 @@ func (l *Leader) removals(now time.Duration, s *State) []going {
 	var all []going
 	hung, members := 0, 0
 	guarded := l.guarded(now, s)
-	for _, w := range s.Workers {
-		p := l.peer(now, w.ID)
-		g := l.verdict(now, s, w, p)
+	for i, w := range s.Workers {
+		p := l.roll[i]
+		g := l.verdict(now, w, p, s)
 		switch {
 		case g.leave != nil:
 		case p.st.Leaving && !l.member(p) && !(guarded && p.st.Job == l.job && p.st.CaughtUp):
@@ -231,7 +249,7 @@ func (l *Leader) guarded(now time.Duration, s *State) bool {
 	if j == nil {
 		return false
 	}
-	for _, p := range l.peers {
+	for _, p := range l.roll {
 		if p.st.Leaving {
 			l.collect(s, j, nil)
 			return l.unsaved(now, j, l.holders())
@@ -241,9 +259,9 @@ func (l *Leader) guarded(now time.Duration, s *State) bool {
 }
 
 // allThere says whether every member of the view in force has just been heard.
-func (l *Leader) allThere(now time.Duration, s *State) bool {
-	for i := range s.View.Members {
-		if p := l.peers[s.View.Members[i].Worker]; p == nil || !p.connected || now-p.heard > 3*l.c.Times.Heartbeat {
+func (l *Leader) allThere(now time.Duration) bool {
+	for _, p := range l.ranks {
+		if p == nil || !p.connected || now-p.heard > 3*l.c.Times.Heartbeat {
 			return false
 		}
 	}
@@ -251,7 +269,7 @@ func (l *Leader) allThere(now time.Duration, s *State) bool {
 }
 
 // verdict says whether a worker has failed.
-func (l *Leader) verdict(now time.Duration, s *State, w *Worker, p *peer) going {
+func (l *Leader) verdict(now time.Duration, w *Worker, p *peer, s *State) going {
 	t := l.c.Times
 	quiet := now - p.heard
 	switch {
@@ -271,12 +289,14 @@ func (l *Leader) verdict(now time.Duration, s *State, w *Worker, p *peer) going 
 			Text: fmt.Sprintf("no sign of life for %s, and %s says: %s", seconds(quiet.Seconds()), s.Name(l.trouble.by), l.trouble.what.Text)}}
 	}
 	l.by(p.heard + t.FailAfter + 1)
-	if times := l.recent(now, l.suspects[w.ID]); len(times) >= faultsAreMany {
-		delete(l.suspects, w.ID)
-		return going{now, 0, &Leave{Cause: Accused, Text: fmt.Sprintf("%d faults of which others took it for the cause within %s", len(times), seconds(t.Window.Seconds()))}}
+	if len(l.suspects) > 0 {
+		if times := l.recent(now, l.suspects[w.ID]); len(times) >= faultsAreMany {
+			delete(l.suspects, w.ID)
+			return going{now, 0, &Leave{Cause: Accused, Text: fmt.Sprintf("%d faults of which others took it for the cause within %s", len(times), seconds(t.Window.Seconds()))}}
+		}
 	}
 	if still := now - p.moved; l.member(p) && p.spoke && still > t.StuckAfter && (p.st.View != l.view || p.st.Phase == Computing || p.st.Phase == Validating) {
-		if still > 2*t.StuckAfter && l.awaited(s, w.ID) {
+		if still > 2*t.StuckAfter && l.awaited(w.ID) {
 			return going{now, 0, &Leave{Cause: Stuck, DetectSeconds: still.Seconds(), Text: "it gives signs of life, but has not moved for " + seconds(still.Seconds()) + " while others wait"}}
 		}
 		if !p.stuckTold {
@@ -290,9 +310,9 @@ func (l *Leader) verdict(now time.Duration, s *State, w *Worker, p *peer) going 
 }
 
 // awaited says whether another member waits for the worker.
-func (l *Leader) awaited(s *State, worker uint64) bool {
-	for _, m := range s.View.Members {
-		if p := l.peers[m.Worker]; p != nil && m.Worker != worker && p.st.View == l.view && (p.st.Phase == Reducing || p.st.Phase == Forming) {
+func (l *Leader) awaited(worker uint64) bool {
+	for _, p := range l.ranks {
+		if p != nil && p.w.ID != worker && p.st.View == l.view && (p.st.Phase == Reducing || p.st.Phase == Forming) {
 			return true
 		}
 	}
@@ -372,9 +392,9 @@ func (l *Leader) jobs(now time.Duration, s *State) []Command {
 	if j == nil {
 		return l.startNext(s)
 	}
-	for _, w := range s.Workers {
-		p := l.peers[w.ID]
-		if p != nil && p.connected && p.st.Job == j.ID && p.st.Failure != "" {
+	for i, w := range s.Workers {
+		p := l.roll[i]
+		if p.connected && p.st.Job == j.ID && p.st.Failure != "" {
 			return []Command{{End: &End{Job: j.ID, State: JobFailed, Worker: w.ID, Reason: w.name() + ": " + p.st.Failure}}}
 		}
 	}
@@ -382,7 +402,7 @@ func (l *Leader) jobs(now time.Duration, s *State) []Command {
 	first := uint64(0)
 	if l.members(&s.View, j) {
 		first = s.View.Members[0].Worker
-		p = l.peers[first]
+		p = l.ranks[0]
 	}
 	if p == nil || !p.connected || p.st.Job != j.ID || p.st.View != l.view || !p.st.Finished {
 		l.finished = 0
@@ -413,15 +433,15 @@ func clean(o *Outcome) *Outcome {
 }
 
 func (l *Leader) startNext(s *State) []Command {
-	i := slices.IndexFunc(s.Jobs, func(j *Job) bool { return j.State == JobQueued })
-	if i < 0 {
+	next := slices.IndexFunc(s.Jobs, func(j *Job) bool { return j.State == JobQueued })
+	if next < 0 {
 		return nil
 	}
-	j := s.Jobs[i]
+	j := s.Jobs[next]
 	why := "waits for workers: start some with mp worker"
-	for _, w := range s.Workers {
-		p := l.peers[w.ID]
-		if p == nil || !p.connected || !p.spoke || p.st.Phase == Loading || p.st.Leaving {
+	for i, w := range s.Workers {
+		p := l.roll[i]
+		if !p.connected || !p.spoke || p.st.Phase == Loading || p.st.Leaving {
 			continue
 		}
 		what := j.Data.differs(w.Hello.Data)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,11 +159,14 @@ func (a *apply) start(c *Start) Result {
 		return fail("start %s: it is %s: %w", j.ID, j.State, ErrState)
 	case a.Running() != nil:
 		return fail("start %s: %s has the place: %w", j.ID, a.Running().ID, ErrState)
-	case c.Data.TrainImages == 0:
-		return fail("start %s without images: %w", j.ID, ErrCommand)
+	case c.Data.TrainImages == 0 || c.Data.TrainImages > math.MaxInt32:
+		return fail("start %s with %d images: %w", j.ID, c.Data.TrainImages, ErrCommand)
 	}
 	if what := j.Data.differs(c.Data); what != "" {
 		return fail("start %s: %s: %w", j.ID, what, ErrState)
+	}
+	if j.Hash == 0 || j.Data.TrainImages != c.Data.TrainImages {
+		j.Hash = fingerprints(c.Data.TrainImages)
 	}
 	j.Data, j.Version = c.Data, clip(c.Version, maxWord)
 	j.State = JobRunning

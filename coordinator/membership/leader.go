@@ -96,7 +96,11 @@ type Leader struct {
 	known    []LedgerEntry // of epochs that the state does not have yet
 	proven   uint32        // epochs that it has
 
-	hands []candidate // of the Decide under way
+	// Of the Decide under way.
+	roster uint64      // State's that roll and ranks are of
+	roll   []*peer     // of State.Workers, in their order
+	ranks  []*peer     // of the view's members, in their order; nil: it is not in any more
+	hands  []candidate // see collect
 
 	failures map[device][]time.Duration // of late
 	suspects map[uint64][]time.Duration // when each worker was accused of late
@@ -140,6 +144,7 @@ type peer struct {
 	idleSince time.Duration // since when it has the state and no shards because it is slow; 0: it does not
 	idleTimes int           // how often that happened
 
+	w   *Worker // who it is; nil before the first Decide
 	in  uint64  // the view of which it is a member
 	has *Member // there
 }
@@ -148,9 +153,6 @@ type peer struct {
 func NewLeader(c LeaderConfig, s *State, now time.Duration) *Leader {
 	l := &Leader{c: c, peers: map[uint64]*peer{}, last: now, wake: now, view: s.View.Number, viewAt: now, accused: map[uint64][]uint64{},
 		failures: map[device][]time.Duration{}, suspects: map[uint64][]time.Duration{}, held: map[device]*held{}, newcomer: now}
-	for _, w := range s.Workers {
-		l.peers[w.ID] = &peer{heard: now, moved: now}
-	}
 	for _, r := range s.Quarantines {
 		h := &held{until: now, forget: now + forgetAfter*c.Times.Window}
 		if r.Active {
@@ -162,8 +164,9 @@ func NewLeader(c LeaderConfig, s *State, now time.Duration) *Leader {
 	if j := s.Running(); j != nil {
 		l.job, l.formed, l.looked = j.ID, j.Update, j.Update
 	}
-	for i := range s.View.Members {
-		if p := l.peers[s.View.Members[i].Worker]; p != nil {
+	l.enroll(now, s)
+	for i, p := range l.ranks {
+		if p != nil {
 			p.in, p.has = s.View.Number, &s.View.Members[i]
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 // A job of 25 images in batches of 10: updates 0..2 of epoch 0, with 10, 10 and 5 images.
 func smallJob() *Job {
-	return &Job{Plan: Plan{Shards: 1, Batch: 10, Epochs: 4}, Data: Dataset{TrainImages: 25}}
+	return &Job{Plan: Plan{Shards: 1, Batch: 10, Epochs: 4}, Data: Dataset{TrainImages: 25}, Hash: fingerprints(25)}
 }
 
 func entry(epoch uint32, from, to, images uint64) LedgerEntry {
@@ -65,6 +65,7 @@ func TestLedgerAgainstCountingUpdates(t *testing.T) {
 	for round := range 20_000 {
 		j := smallJob()
 		j.Data.TrainImages = uint32(20 + r.IntN(50))
+		j.Hash = fingerprints(j.Data.TrainImages)
 		steps := j.steps()
 		dumb := dumbLedger{}
 		at := uint64(0)

@@ -18,10 +18,10 @@ const (
 )
 
 // usual is the median of what members take for a shard; 0: nobody knows.
-func (l *Leader) usual(s *State) float64 {
-	known := make([]float64, 0, len(s.View.Members))
-	for i := range s.View.Members {
-		if p := l.peers[s.View.Members[i].Worker]; p != nil && finite(p.st.ShardSeconds) > 0 {
+func (l *Leader) usual() float64 {
+	known := make([]float64, 0, len(l.ranks))
+	for _, p := range l.ranks {
+		if p != nil && finite(p.st.ShardSeconds) > 0 {
 			known = append(known, p.st.ShardSeconds)
 		}
 	}
@@ -46,13 +46,13 @@ func (l *Leader) slowest(s *State, j *Job, update uint64) []Command {
 		return nil
 	}
 	l.looked = update
-	usual := l.usual(s)
+	usual := l.usual()
 	first := l.firstDone(s)
 	var out []Command
 	for i := range s.View.Members {
 		m := &s.View.Members[i]
-		p, w := l.peers[m.Worker], s.Worker(m.Worker)
-		if p == nil || w == nil || len(m.Shards) == 0 || p.st.View != l.view {
+		p := l.ranks[i]
+		if p == nil || len(m.Shards) == 0 || p.st.View != l.view {
 			continue
 		}
 		text := l.slowness(p, usual, first)
@@ -67,7 +67,7 @@ func (l *Leader) slowest(s *State, j *Job, update uint64) []Command {
 			p.slow++
 		}
 		if p.slow >= slowLooks {
-			out = append(out, p.nameSlow(w, j, text)...)
+			out = append(out, p.nameSlow(p.w, j, text)...)
 		}
 	}
 	return out
@@ -99,7 +99,7 @@ func (l *Leader) firstDone(s *State) float64 {
 	first := math.Inf(1)
 	for i := range s.View.Members {
 		m := &s.View.Members[i]
-		if p := l.peers[m.Worker]; p != nil && len(m.Shards) > 0 && finite(p.st.ShardSeconds) > 0 {
+		if p := l.ranks[i]; p != nil && len(m.Shards) > 0 && finite(p.st.ShardSeconds) > 0 {
 			first = min(first, p.st.ShardSeconds*float64(len(m.Shards)))
 		}
 	}
@@ -237,7 +237,7 @@ func (l *Leader) deal(now time.Duration, s *State, j *Job, fresh bool, caught in
 		who += fmt.Sprintf("; %d more have caught up", caught-1)
 	}
 	var out []Command
-	usual, first := l.usual(s), l.firstDone(s)
+	usual, first := l.usual(), l.firstDone(s)
 	for i := range in {
 		if len(hands[i].had) > len(hands[i].gets) && caught == 0 {
 			out = append(out, in[i].p.nameSlow(in[i].w, j, l.slowness(in[i].p, usual, first))...)

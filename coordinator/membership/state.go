@@ -21,6 +21,8 @@ type State struct {
 	Quarantines []*Record `json:"quarantines"`
 	// First is what broke the view in force, if anything did: by the log's order the first cause.
 	First *Cut `json:"first,omitempty"`
+
+	roster uint64 // changes of Workers since this value was made; for whoever caches them
 }
 
 // Worker is somebody who is in.
@@ -76,6 +78,7 @@ type Job struct {
 	Version    string          `json:"version,omitempty"` // of its workers
 	MinWorkers uint32          `json:"minWorkers,omitempty"`
 	Plan       Plan            `json:"plan"`
+	Hash       uint64          `json:"hash,omitempty"` // sum of the fingerprints of all training images, from its start on
 
 	Update          uint64  `json:"update"` // updates known to be done
 	EpochsDone      uint32  `json:"epochsDone"`
