@@ -205,8 +205,10 @@ func TestASilentSessionEnds(t *testing.T) {
 	const failAfter = 300 * time.Millisecond
 	n := serve(t, &node{session: func(s Control_SessionServer) error {
 		s.Send(&ToWorker{Message: &ToWorker_Welcome{Welcome: &Welcome{Worker: 7, FailAfterMs: uint32(failAfter.Milliseconds())}}})
+		beat := time.NewTicker(failAfter / 2)
+		defer beat.Stop()
 		for range 5 { // signs of life, which nobody sees
-			time.Sleep(failAfter / 2)
+			<-beat.C
 			s.Send(&ToWorker{})
 		}
 		s.Send(&ToWorker{Message: &ToWorker_Drain{Drain: &Drain{Reason: "x"}}})
