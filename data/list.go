@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Entry is one line of train.txt, val.txt or test.txt.
@@ -20,18 +21,15 @@ type Entry struct {
 // maxLine bounds a line of a list: Linux knows no longer path.
 const maxLine = 4096
 
-// scanLines calls line for each non-empty line of a list, numbered from 1, without the white space around it. It ends
-// early with the first error of line.
+// scanLines calls line for each non-empty line of a list, numbered from 1, without the white space around it, or the byte
+// order mark that some editors on Windows write. It ends early with the first error of line.
 func scanLines(r io.Reader, line func(number int, text string) error) error {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, maxLine), maxLine)
 	number := 0
 	for s.Scan() {
 		number++
-		text := strings.TrimSpace(s.Text())
-		if number == 1 {
-			text = strings.TrimPrefix(text, "\ufeff") // some editors on Windows write a byte order mark
-		}
+		text := strings.TrimFunc(s.Text(), func(c rune) bool { return unicode.IsSpace(c) || c == '\ufeff' })
 		if text == "" {
 			continue
 		}

@@ -80,6 +80,7 @@ func FuzzList(f *testing.F) {
 	f.Add("test/00000001.jpg\n", 3, false)
 	f.Add("\ufeffa b c.jpg\t7\r\n./x//y 0", 8, true)
 	f.Add("/a/abbey 0\n/b/beach 1\n", 2, true)
+	f.Add("\ufeff 0 0", 12, true)
 	f.Fuzz(func(t *testing.T, text string, classes int, labels bool) {
 		entries, err := parseList(strings.NewReader(text), classes, labels)
 		if err != nil && !errors.Is(err, ErrData) {
