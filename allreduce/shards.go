@@ -108,8 +108,8 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	return s.finite(ctx)
 }
 
-// stride is the number of elements that are quantised shard after shard.
-const stride = 64 * Block
+// stride is the number of elements that are quantised at once, shard after shard.
+const stride = 16 * Block
 
 // validate checks t against the length of the result and the number of members.
 func (t Terms) validate(length, size int) error {
@@ -207,24 +207,37 @@ func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 	return nil
 }
 
-// sumWhole adds up a bucket in 32 bits. The integers lie in out's own memory.
+// sumWhole adds up a bucket in 32 bits.
 func (s *shardSum) sumWhole(ctx context.Context, lo, hi int, e []byte) error {
-	out := s.out[lo:hi]
-	q := integers(out)
-	if len(s.Vectors) == 0 {
-		clear(q)
+	if g, ok := s.group.(Streamer); ok {
+		return g.SumStream(ctx, hi-lo, Stream{
+			Load: func(q []int32, at int) { s.quantize(q, lo+at) },
+			Store: func(q []int32, at int) {
+				s.Kernels.Dequantize(s.out[lo+at:][:len(q)], q, e[at/Block:][:blocks(len(q))], s.bits)
+			},
+		})
 	}
-	for at := 0; at < len(q); at += stride { // integers stay in the cache from shard to shard
-		to := min(at+stride, len(q))
-		for i, v := range s.Vectors {
-			s.Kernels.Quantize(q[at:to], v[lo+at:lo+to], e[at/Block:blocks(to)], s.bits, i > 0)
-		}
+	out := s.out[lo:hi]
+	q := integers(out) // they lie in out's own memory
+	for at := 0; at < len(q); at += stride {
+		s.quantize(q[at:min(at+stride, len(q))], lo+at)
 	}
 	if err := s.group.Sum(ctx, q); err != nil {
 		return err
 	}
 	s.Kernels.Dequantize(out, q, e, s.bits)
 	return nil
+}
+
+// quantize sets q to the sum of this member's shards from element at on. Few enough of them stay in a cache meanwhile.
+func (s *shardSum) quantize(q []int32, at int) {
+	if len(s.Vectors) == 0 {
+		clear(q)
+	}
+	e := s.exponents[at/Block:][:blocks(len(q))]
+	for i, v := range s.Vectors {
+		s.Kernels.Quantize(q, v[at:][:len(q)], e, s.bits, i > 0)
+	}
 }
 
 // integers is x's memory as integers.

@@ -366,10 +366,10 @@ func TestSixteenBits(t *testing.T) {
 }
 
 func TestPlanIsARing(t *testing.T) {
-	for _, size := range []int{1, 2, 3, 4, 7, 16} {
-		for _, length := range []int{0, 1, 10, 10007} {
-			for _, piece := range []int{1, 7, 4096} {
-				checkPlan(t, size, length, piece)
+	for _, size := range []int{2, 3, 4, 7, 16} {
+		for _, length := range []int{0, 1, 10, 10007, 100_000} {
+			for _, blocks := range []int{1, 3, 40} {
+				checkPlan(t, size, length, blocks*allreduce.Block)
 			}
 		}
 	}
@@ -381,65 +381,85 @@ func checkPlan(t *testing.T, size, length, piece int) {
 	plan := func(rank int) allreduce.Plan {
 		return allreduce.Plan{Rank: rank, Size: size, Length: length, Piece: piece}
 	}
+	p := plan(0)
 	covered := 0
-	for s := range size {
-		lo, hi := plan(0).Segment(s)
-		if lo != covered || hi < lo {
-			t.Fatalf("segment %d of %d is [%d, %d), the one before ends at %d", s, size, lo, hi, covered)
-		}
-		at := lo
-		for k := range plan(0).Pieces(s) {
-			from, to := plan(0).Bounds(s, k)
-			if from != at || to < from || to-from > piece {
-				t.Fatalf("piece %d of segment %d is [%d, %d), the one before ends at %d", k, s, from, to, at)
+	for round := range p.Rounds() {
+		for s := range size {
+			lo, hi := p.Bounds(round, s)
+			if lo != covered || hi < lo || hi-lo > piece || lo < length && lo%allreduce.Block != 0 {
+				t.Fatalf("segment %d of round %d is [%d, %d), the one before ends at %d", s, round, lo, hi, covered)
 			}
-			at = to
+			covered = hi
 		}
-		if at != hi {
-			t.Fatalf("the pieces of segment %d end at %d, want %d", s, at, hi)
-		}
-		covered = hi
 	}
 	if covered != length {
 		t.Fatalf("segments end at %d, want %d", covered, length)
 	}
-	has := make([][]uint32, size) // by member and segment: whose terms are in it
+	type place struct{ round, segment int }
+	has := make([]map[place]uint32, size) // whose terms are in a member's segment
 	for r := range has {
-		has[r] = make([]uint32, size)
-		for s := range has[r] {
-			has[r][s] = 1 << r
-		}
-	}
-	for step := range plan(0).Steps() {
-		sent := make([]uint32, size)
-		for r := range size {
-			sent[r] = has[r][plan(r).Send(step)]
-		}
-		for r := range size {
-			left := (r + size - 1) % size
-			s := plan(r).Receive(step)
-			if s != plan(left).Send(step) {
-				t.Fatalf("step %d: rank %d sends segment %d, rank %d expects %d", step, left, plan(left).Send(step), r, s)
-			}
-			if plan(r).Gather(step) {
-				if owner := plan(r).Owner(step); sent[left] != 1<<size-1 || step == size-1 && owner != left {
-					t.Fatalf("step %d: rank %d gathers a segment of %b, completed by %d", step, r, sent[left], owner)
-				}
-				has[r][s] = sent[left]
-			} else {
-				if has[r][s]&sent[left] != 0 {
-					t.Fatalf("step %d: rank %d adds terms %b to %b", step, r, sent[left], has[r][s])
-				}
-				has[r][s] |= sent[left]
+		has[r] = map[place]uint32{}
+		for round := range p.Rounds() {
+			for s := range size {
+				has[r][place{round, s}] = 1 << r
 			}
 		}
 	}
+	steps := make([]int, p.Rounds()) // done
+	for wave := range p.Waves() {
+		first, last := p.UnderWay(wave)
+		if last-first >= allreduce.MostUnderWay {
+			t.Fatalf("rounds %d to %d are under way in wave %d", first, last, wave)
+		}
+		if b := p.Begins(wave); b >= 0 && (b != last || p.Start(b) != wave) {
+			t.Fatalf("round %d begins with wave %d, %d is the last under way", b, wave, last)
+		}
+		for round := last; round >= first; round-- {
+			step := wave - p.Start(round)
+			if step != steps[round] {
+				t.Fatalf("round %d is in step %d after %d", round, step, steps[round])
+			}
+			steps[round]++
+			checkStep(t, plan, step,
+				func(rank, segment int) uint32 { return has[rank][place{round, segment}] },
+				func(rank, segment int, terms uint32) { has[rank][place{round, segment}] = terms })
+		}
+	}
 	for r := range has {
-		for s, terms := range has[r] {
-			if terms != 1<<size-1 {
-				t.Fatalf("rank %d ends with terms %b in segment %d", r, terms, s)
+		for at, terms := range has[r] {
+			if terms != 1<<size-1 || steps[at.round] != p.Steps() {
+				t.Fatalf("rank %d ends with terms %b in %+v after %d steps", r, terms, at, steps[at.round])
 			}
 		}
+	}
+}
+
+// checkStep plays one step of one round.
+func checkStep(t *testing.T, plan func(int) allreduce.Plan, step int, get func(rank, segment int) uint32, set func(rank, segment int, terms uint32)) {
+	t.Helper()
+	size := plan(0).Size
+	sent := make([]uint32, size)
+	for r := range size {
+		sent[r] = get(r, plan(r).Send(step))
+	}
+	for r := range size {
+		left := (r + size - 1) % size
+		s := plan(r).Receive(step)
+		if s != plan(left).Send(step) {
+			t.Fatalf("step %d: rank %d sends segment %d, rank %d expects %d", step, left, plan(left).Send(step), r, s)
+		}
+		if plan(r).Gather(step) {
+			if owner := plan(left).Owner(step); sent[left] != 1<<size-1 || step == size-1 && owner != left {
+				t.Fatalf("step %d: rank %d gathers a segment of %b, completed by %d", step, r, sent[left], owner)
+			}
+			set(r, s, sent[left])
+			continue
+		}
+		own := get(r, s)
+		if own != 1<<r {
+			t.Fatalf("step %d: rank %d adds terms to %b, which it did not make", step, r, own)
+		}
+		set(r, s, own|sent[left])
 	}
 }
 

@@ -264,7 +264,7 @@ func TestViewsThatDoNotMeet(t *testing.T) {
 		"an older view":  func(c *Config) { c.View = 5 },
 		"another job":    func(c *Config) { c.Job = "other" },
 		"another size":   func(c *Config) { c.Members = append(c.Members[:1:1], Member{s[0].address}, Member{"unix:/nowhere"}) },
-		"another piece":  func(c *Config) { c.Piece = 4000 },
+		"another piece":  func(c *Config) { c.Piece = 4096 },
 		"a rank's place": func(c *Config) { c.Members = []Member{{s[0].address}, {s[0].address}}; c.Rank = 1; c.View = 5 },
 	} {
 		c := config(6, 0)

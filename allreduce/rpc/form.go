@@ -73,16 +73,16 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// ring is what grpc asks a service to have a type for.
-type ring interface{ handle(grpc.ServerStream) error }
+// linker is what grpc asks a service to have a type for.
+type linker interface{ handle(grpc.ServerStream) error }
 
 // Register adds the ring's service to a server that was made with ServerOptions.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	r.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "mp.allreduce.Ring", HandlerType: (*ring)(nil),
+		ServiceName: "mp.allreduce.Ring", HandlerType: (*linker)(nil),
 		Streams: []grpc.StreamDesc{{
 			StreamName: "Link", ServerStreams: true, ClientStreams: true,
-			Handler: func(srv any, stream grpc.ServerStream) error { return srv.(ring).handle(stream) },
+			Handler: func(srv any, stream grpc.ServerStream) error { return srv.(linker).handle(stream) },
 		}},
 	}, s)
 }
@@ -316,9 +316,9 @@ func (g *group) connect(ctx context.Context) error {
 	}
 	g.max.out = []grpc.ClientStream{s}
 
-	var box *outbox
+	var box *slots
 	if strings.HasPrefix(address, "unix:") && !g.Inline && g.Connections == 1 {
-		if box, err = newOutbox(slotCount, slotSize); err != nil && g.Logger != nil {
+		if box, err = newSlots(g, 2*min(2*(g.Size()-1), allreduce.MostUnderWay)); err != nil && g.Logger != nil {
 			g.Logger.Debug("ring goes without shared memory", "why", err)
 		}
 	}
@@ -345,11 +345,8 @@ func (g *group) connect(ctx context.Context) error {
 		}
 		g.sum.out = append(g.sum.out, s)
 		if box != nil {
-			g.sum.box, g.sum.slots = box, make(chan struct{}, slotCount)
-			for range slotCount {
-				g.sum.slots <- struct{}{}
-			}
-			g.running.Go(func() { g.sum.credit(s) })
+			g.sum.box = box
+			g.running.Go(func() { box.credits(s) })
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -155,6 +154,3 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	f.data = data
 	return nil
 }
-
-// castagnoli is the polynomial for which processors have an instruction.
-func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 // group is one member of a ring. Its goroutines read the neighbours' streams; operations run in their callers'.
 type group struct {
 	Config
+	castagnoli  *crc32.Table // the polynomial for which processors have an instruction
 	born        time.Time
 	left, right *control
 	max, sum    *lane
@@ -52,7 +54,7 @@ func newGroup(c Config) *group {
 		c.Connections = 1
 	}
 	c.Kernels = c.Kernels.WithDefaults()
-	g := &group{Config: c, born: time.Now(), late: make([]time.Duration, n),
+	g := &group{Config: c, castagnoli: crc32.MakeTable(crc32.Castagnoli), born: time.Now(), late: make([]time.Duration, n),
 		done: make(chan struct{}), told: make(chan struct{}), heard: make(chan struct{}), cut: make(chan struct{}), torn: make(chan struct{}),
 		whole: make(chan struct{}), missing: 2 + c.Connections, taken: map[string]bool{}}
 	g.unused = sync.NewCond(&g.mu)
@@ -60,6 +62,11 @@ func newGroup(c Config) *group {
 	g.max, g.sum = newLane(g, 1), newLane(g, c.Connections)
 	g.streams, g.cancel = context.WithCancel(context.Background())
 	return g
+}
+
+// checksum continues a CRC-32C.
+func (g *group) checksum(crc uint32, b []byte) uint32 {
+	return crc32.Update(crc, g.castagnoli, b)
 }
 
 func (g *group) Rank() int { return g.Config.Rank }

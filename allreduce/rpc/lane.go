@@ -3,9 +3,7 @@ package rpc
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -23,11 +21,10 @@ type lane struct {
 	back  []pipe         // the left neighbour's streams, for credits
 	out   []grpc.ClientStream
 
-	box    *outbox       // where pieces for the right neighbour lie; nil: in the streams
-	slots  chan struct{} // a token a free slot of box
-	turn   int           // slot used next
-	theirs []byte        // the left neighbour's outbox; nil: pieces come in the streams
-	used   uint64        // pieces taken from theirs since the last credit
+	box    *slots // where pieces for the right neighbour lie; nil: in the streams
+	spare  spare  // memory of pieces in the streams
+	theirs []byte // the left neighbour's outbox; nil: pieces come in the streams
+	used   int    // pieces taken from theirs since the last credit
 
 	seq uint64 // operations begun
 }
@@ -39,17 +36,14 @@ type arrival struct {
 	err error
 }
 
-// The sum's outbox: enough slots that both sides work at once, few enough to stay in a cache.
-const (
-	slotCount   = 8
-	slotSize    = 512 << 10
-	creditEvery = 2
-)
+// queue is the number of frames that wait for their operation. A member sends at most two waves before its neighbour has
+// taken the first, so that nobody waits to send while all others do.
+const queue = 2 * allreduce.MostUnderWay
 
 func newLane(g *group, streams int) *lane {
-	l := &lane{group: g, in: make([]chan arrival, streams), back: make([]pipe, streams)}
+	l := &lane{group: g, in: make([]chan arrival, streams), back: make([]pipe, streams), spare: make(spare, queue)}
 	for i := range l.in {
-		l.in[i] = make(chan arrival, 4)
+		l.in[i] = make(chan arrival, queue)
 	}
 	return l
 }
@@ -78,25 +72,6 @@ func (l *lane) read(i int, p pipe) {
 	}
 }
 
-// credit takes the right neighbour's word that slots are free.
-func (l *lane) credit(s grpc.ClientStream) {
-	for {
-		var f incoming
-		if s.RecvMsg(&f) != nil {
-			return // the control stream knows why
-		}
-		n := f.offset
-		f.free()
-		if f.kind != frameCredit || n > uint64(cap(l.slots)-len(l.slots)) {
-			l.group.fail(&allreduce.PeerError{Rank: l.group.right.rank, Kind: allreduce.KindProtocol, Err: fmt.Errorf("frame of kind %q gives %d slots free that were not used", f.kind, n)})
-			return
-		}
-		for range n {
-			l.slots <- struct{}{}
-		}
-	}
-}
-
 // next waits for the next frame of stream number i.
 func (l *lane) next(i int) (arrival, error) {
 	g := l.group
@@ -117,66 +92,59 @@ func (l *lane) next(i int) (arrival, error) {
 	}
 }
 
-// written counts the pieces that gRPC still has to write, and one for whoever may add more. It is a pool only because that
-// is how gRPC gives memory back.
-type written struct {
-	left atomic.Int64
-	all  chan struct{} // closed when left is 0
-}
+// spare keeps memory of pieces that gRPC has written. It is a pool because that is how gRPC gives memory back.
+type spare chan []byte
 
-func newWritten() *written {
-	w := &written{all: make(chan struct{})}
-	w.left.Store(1)
-	return w
-}
-
-func (w *written) Get(length int) *[]byte { b := make([]byte, length); return &b }
-
-func (w *written) Put(*[]byte) {
-	if w.left.Add(-1) == 0 {
-		close(w.all)
-	}
-}
-
-// leastLent is the least number of bytes that gRPC takes without a copy of ours: below, it does not say when it is done.
-const leastLent = 4 << 10
-
-// stride is the number of bytes that are summed and checked while they are in the innermost cache.
-const stride = 32 << 10
-
-// send sends a piece on stream number i. The bytes must not change before they are written, if w is given; else they are
-// not used after the call.
-func (l *lane) send(i int, h header, data []byte, w *written) error {
-	g := l.group
-	h.kind, h.length = frameData, uint32(len(data))
-	f := &outgoing{header: h}
-	table := castagnoli()
-	switch {
-	case l.box != nil && len(data) >= leastLent:
-		select {
-		case <-l.slots:
-		case <-g.done:
-			return g.failed()
-		}
-		slot, at := l.box.at(l.turn, len(data))
-		l.turn = (l.turn + 1) % slotCount
-		for lo := 0; lo < len(data); lo += stride {
-			hi := min(lo+stride, len(data))
-			copy(slot[lo:hi], data[lo:hi])
-			f.crc = crc32.Update(f.crc, table, data[lo:hi])
-		}
-		f.shared, f.slot = true, at
-	case len(data) == 0:
-	case w == nil || len(data) < leastLent:
-		f.crc = crc32.Update(0, table, data)
-		f.body = mem.SliceBuffer(append([]byte{}, data...))
+func (p spare) Get(length int) *[]byte {
+	var b []byte
+	select {
+	case b = <-p:
 	default:
-		f.crc = crc32.Update(0, table, data)
-		w.left.Add(1)
-		f.body = mem.NewBuffer(&data, w)
 	}
-	if err := l.out[i].SendMsg(f); err != nil {
-		return g.lost(g.right, err)
+	if cap(b) < length {
+		b = make([]byte, max(length, slotSize))
+	}
+	b = b[:length]
+	return &b
+}
+
+func (p spare) Put(b *[]byte) {
+	select {
+	case p <- (*b)[:cap(*b)]:
+	default:
+	}
+}
+
+// leastShared is the least number of bytes of a piece that goes through shared memory.
+const leastShared = 4 << 10
+
+// parcel is memory for a piece to send.
+type parcel struct {
+	data []byte
+	slot uint64 // where in the outbox, if shared
+	body mem.Buffer
+}
+
+// parcel returns memory for a piece of length bytes; send or nothing must follow.
+func (l *lane) parcel(length int) (parcel, error) {
+	switch {
+	case length == 0:
+		return parcel{}, nil
+	case l.box != nil && length >= leastShared:
+		data, slot, err := l.box.acquire(length)
+		return parcel{data: data, slot: slot}, err
+	default:
+		b := l.spare.Get(length)
+		return parcel{data: *b, body: mem.NewBuffer(b, l.spare)}, nil
+	}
+}
+
+// send sends a piece on stream number i.
+func (l *lane) send(i int, h header, p parcel) error {
+	h.kind, h.length = frameData, uint32(len(p.data))
+	h.shared, h.slot = len(p.data) > 0 && p.body == nil, p.slot
+	if err := l.out[i].SendMsg(&outgoing{header: h, body: p.body}); err != nil {
+		return l.group.lost(l.group.right, err)
 	}
 	return nil
 }
@@ -204,35 +172,58 @@ func (g *group) protocol(format string, args ...any) error {
 
 var errChecksum = errors.New("a piece arrived with a wrong checksum")
 
-// take gives the frame's body to use in runs of bytes, in order, and checks it. It frees the frame.
-func (l *lane) take(i int, f *incoming, use func([]byte)) error {
-	table, crc := castagnoli(), uint32(0)
-	checked := func(b []byte) {
-		crc = crc32.Update(crc, table, b)
-		use(b)
-	}
+// stride is the number of bytes that are worked on at once: they stay in the innermost cache meanwhile.
+const stride = 4 * 16 * allreduce.Block
+
+// take gives the frame's body to use in strides of integers, with the element of the piece at which each begins, and then
+// checks it. It frees the frame.
+func (l *lane) take(f *incoming, use func(q []int32, at int)) error {
+	crc := uint32(0)
 	if f.shared {
 		body := l.theirs[f.slot:][:f.length]
 		for lo := 0; lo < len(body); lo += stride {
-			checked(body[lo:min(lo+stride, len(body))])
+			b := body[lo:min(lo+stride, len(body))]
+			crc = l.group.checksum(crc, b)
+			use(integersOf(b), lo/4)
 		}
+		l.used++
 	} else {
-		f.pieces(checked)
+		part := make([]int32, min(stride, (int(f.length)+3)&^3)/4)
+		room, n, at := bytesOf(part), 0, 0
+		flush := func() {
+			crc = l.group.checksum(crc, room[:n])
+			use(part[:n/4], at)
+			at, n = at+n/4, 0
+		}
+		f.pieces(func(b []byte) {
+			for len(b) > 0 {
+				k := copy(room[n:], b)
+				if b, n = b[k:], n+k; n == len(room) {
+					flush()
+				}
+			}
+		})
+		if n > 0 {
+			flush()
+		}
 	}
 	want := f.crc
-	shared := f.shared
 	f.free()
 	if crc != want {
 		return &allreduce.PeerError{Rank: l.group.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
 	}
-	if shared {
-		if l.used++; l.used == creditEvery {
-			l.used = 0
-			c := &outgoing{header: header{kind: frameCredit, offset: creditEvery}}
-			if err := l.back[i].SendMsg(c); err != nil {
-				return l.group.lost(l.group.left, err)
-			}
-		}
+	return nil
+}
+
+// settle tells the left neighbour how many of its slots are free again.
+func (l *lane) settle() error {
+	if l.used == 0 {
+		return nil
+	}
+	c := &outgoing{header: header{kind: frameCredit, offset: uint64(l.used)}}
+	l.used = 0
+	if err := l.back[0].SendMsg(c); err != nil {
+		return l.group.lost(l.group.left, err)
 	}
 	return nil
 }
@@ -251,40 +242,7 @@ func bytesOf(x []int32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))
 }
 
-// adder adds runs of bytes to integers, also where a run ends within one.
-type adder struct {
-	add  func(dst, src []int32)
-	dst  []int32
-	rest [4]byte // of an integer that began in the run before
-	n    int
-}
-
-func (a *adder) use(b []byte) {
-	for len(b) > 0 && a.n > 0 {
-		a.rest[a.n] = b[0]
-		b = b[1:]
-		if a.n = (a.n + 1) % 4; a.n == 0 {
-			a.some(a.rest[:])
-		}
-	}
-	whole := len(b) &^ 3
-	a.some(b[:whole])
-	a.n = copy(a.rest[:], b[whole:])
-}
-
-// some adds whole integers.
-func (a *adder) some(b []byte) {
-	n := len(b) / 4
-	if n == 0 {
-		return
-	}
-	var src []int32
-	if p := unsafe.Pointer(unsafe.SliceData(b)); uintptr(p)%4 == 0 {
-		src = unsafe.Slice((*int32)(p), n)
-	} else {
-		src = make([]int32, n)
-		copy(bytesOf(src), b)
-	}
-	a.add(a.dst[:n], src)
-	a.dst = a.dst[n:]
+// integersOf is the memory of b, which is aligned.
+func integersOf(b []byte) []int32 {
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
 }

@@ -98,8 +98,8 @@ func TestConformance(t *testing.T) {
 		"shared memory":            {unix: true},
 		"tiny pieces, shared":      {unix: true, Config: Config{Piece: 8 << 10}},
 		"streams":                  {},
-		"tiny pieces, connections": {Config: Config{Piece: 1000, Connections: 3}},
-		"streams of a unix socket": {unix: true, Config: Config{Inline: true, Piece: 5000}},
+		"tiny pieces, connections": {Config: Config{Piece: 1024, Connections: 3}},
+		"streams of a unix socket": {unix: true, Config: Config{Inline: true, Piece: 5 << 10}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			allreducetest.Run(t, func(t testing.TB, n int) []allreduce.Group { return form(t, stations(t, n, v.unix), v.Config) })

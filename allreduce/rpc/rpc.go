@@ -28,7 +28,8 @@ type Config struct {
 	Kernels   allreduce.Kernels // Add is used; nil: plain Go
 	Logger    *slog.Logger      // nil: silent
 
-	// Piece is the greatest number of bytes of a vector in one message; 0: chosen by the vector's length.
+	// Piece is the greatest number of bytes of a vector in one message, a multiple of 4 allreduce.Block;
+	// 0: chosen by the vector's length.
 	Piece int
 	// Connections carry the sums to the right neighbour; 0: one. Shared memory needs one.
 	Connections int
@@ -41,9 +42,6 @@ type Member struct {
 	Address string // host:port, or unix:/path for one of the same machine
 }
 
-// maxPiece is below gRPC's usual limit of a message, 4 MiB.
-const maxPiece = 2 << 20
-
 // Validate reports what is wrong with c; its error wraps ErrConfig.
 func (c Config) Validate() error {
 	n := len(c.Members)
@@ -52,8 +50,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: rank %d of %d members", ErrConfig, c.Rank, n)
 	case c.FailAfter <= 0:
 		return fmt.Errorf("%w: FailAfter must be positive, it is %v", ErrConfig, c.FailAfter)
-	case c.Piece < 0 || c.Piece > maxPiece || c.Piece%4 != 0:
-		return fmt.Errorf("%w: a piece of %d bytes: want a multiple of 4 up to %d", ErrConfig, c.Piece, maxPiece)
+	case c.Piece < 0 || c.Piece > slotSize || c.Piece%(4*allreduce.Block) != 0:
+		return fmt.Errorf("%w: a piece of %d bytes: want a multiple of %d up to %d", ErrConfig, c.Piece, 4*allreduce.Block, slotSize)
 	case c.Connections < 0 || c.Connections > 64:
 		return fmt.Errorf("%w: %d connections: want up to 64", ErrConfig, c.Connections)
 	}

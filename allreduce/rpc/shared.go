@@ -8,7 +8,13 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+
+	"mp/allreduce"
 )
+
+// slotSize is the size of a slot in bytes.
+const slotSize = 512 << 10
 
 // An outbox is memory that a member writes and its right neighbour reads: a few slots that hold pieces on their way. It
 // has no name that could outlive its process, and cannot shrink under its reader.
@@ -59,15 +65,79 @@ func (o *outbox) offer() *offer {
 	return &offer{Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), o.file), Nonce: o.nonce, Size: len(o.mem)}
 }
 
-// at returns slot number i's memory and its offset.
-func (o *outbox) at(i, length int) ([]byte, uint64) {
-	offset := slotsOffset + i*o.slot
-	return o.mem[offset:][:length], uint64(offset)
-}
-
 func (o *outbox) close() {
 	unix.Munmap(o.mem)
 	unix.Close(o.file)
+}
+
+// slots keeps account of an outbox's slots: the right neighbour frees them in the order in which they were sent.
+type slots struct {
+	*outbox
+	group *group
+	free  []int         // the one used last is the warmest in the caches, and used next
+	sent  []int         // in order
+	back  chan struct{} // a token for each that the neighbour has done with
+}
+
+func newSlots(g *group, n int) (*slots, error) {
+	o, err := newOutbox(n, slotSize)
+	if err != nil {
+		return nil, err
+	}
+	s := &slots{outbox: o, group: g, back: make(chan struct{}, n)}
+	for i := range n {
+		s.free = append(s.free, i)
+	}
+	return s, nil
+}
+
+// acquire returns a free slot's memory and its place, and waits until there is one.
+func (s *slots) acquire(length int) ([]byte, uint64, error) {
+	for {
+		select {
+		case <-s.back:
+			s.free, s.sent = append(s.free, s.sent[0]), s.sent[1:]
+			continue
+		default:
+		}
+		if len(s.free) > 0 {
+			break
+		}
+		select {
+		case <-s.back:
+			s.free, s.sent = append(s.free, s.sent[0]), s.sent[1:]
+		case <-s.group.done:
+			return nil, 0, s.group.failed()
+		}
+	}
+	i := s.free[len(s.free)-1]
+	s.free, s.sent = s.free[:len(s.free)-1], append(s.sent, i)
+	at := slotsOffset + i*s.slot
+	return s.mem[at:][:length], uint64(at), nil
+}
+
+// credits reads from the stream to the right neighbour which slots are free again.
+func (s *slots) credits(stream grpc.ClientStream) {
+	for {
+		var f incoming
+		if stream.RecvMsg(&f) != nil {
+			return // the control stream knows why
+		}
+		n := f.offset
+		f.free()
+		for ; f.kind == frameCredit && n > 0 && n <= uint64(cap(s.back)); n-- {
+			select {
+			case s.back <- struct{}{}:
+				continue
+			default:
+			}
+			break
+		}
+		if f.kind != frameCredit || n > 0 {
+			s.group.fail(&allreduce.PeerError{Rank: s.group.right.rank, Kind: allreduce.KindProtocol, Err: fmt.Errorf("frame of kind %q gives %d slots free that were not used", f.kind, n)})
+			return
+		}
+	}
 }
 
 // open maps what a neighbour offers, for reading. Unmap it with unix.Munmap.

@@ -6,30 +6,22 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/mem"
+
 	"mp/allreduce"
 )
 
-// piece is what a member sends next: received in the step before, or its own.
-type piece struct {
-	header
-	data []byte
-}
-
-// work is one operation on a lane: frames come in an order that both ends know, and what is received in a step goes on in
-// the next.
+// work is one operation on a lane: frames go and come in an order that both ends know.
 type work struct {
 	lane  *lane
 	op    byte
 	seq   uint64
 	total int // bytes of the vector
 
-	start time.Time
-	lead  []time.Duration // see allreduce.Lateness
-	k     int             // frames received
-
-	first   []piece    // sent in step 0
-	forward chan piece // sent afterwards, in order
-	lent    *written   // pieces are lent to gRPC; nil: copied
+	start    time.Time
+	lead     []time.Duration // see allreduce.Lateness
+	received int             // frames
+	sent     int
 }
 
 func (l *lane) newWork(op byte, total int) *work {
@@ -37,23 +29,14 @@ func (l *lane) newWork(op byte, total int) *work {
 	return &work{lane: l, op: op, seq: l.seq, total: total, start: time.Now(), lead: make([]time.Duration, l.group.Size())}
 }
 
-// run sends in a goroutine what first and forward hold while receive receives; receive must close forward.
-func (w *work) run(receive func() error) error {
+// done ends the operation with its error.
+func (w *work) done(err error) error {
 	g := w.lane.group
-	sent := make(chan error, 1)
-	go func() { sent <- w.send() }()
-	err := receive()
-	close(w.forward)
+	if err == nil {
+		err = w.lane.settle()
+	}
 	if err != nil {
 		g.fail(err)
-	}
-	if failed := <-sent; err == nil {
-		err = failed
-	}
-	if err == nil && w.lent != nil {
-		err = w.written()
-	}
-	if err != nil {
 		return g.failed()
 	}
 	g.mu.Lock()
@@ -64,86 +47,70 @@ func (w *work) run(receive func() error) error {
 	return nil
 }
 
-func (w *work) send() error {
-	k := 0
-	out := func(p piece) error {
-		p.op, p.seq = w.op, w.seq
-		if w.op != opExchange {
-			p.total = uint64(w.total)
-		}
-		err := w.lane.send(k%len(w.lane.out), p.header, p.data, w.lent)
-		k++
-		return err
+// send sends the next frame.
+func (w *work) send(h header, p parcel) error {
+	h.op, h.seq = w.op, w.seq
+	if w.op != opExchange {
+		h.total = uint64(w.total)
 	}
-	for _, p := range w.first {
-		if err := out(p); err != nil {
-			return err
-		}
-	}
-	for p := range w.forward {
-		if err := out(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// written waits until gRPC needs the vector no more.
-func (w *work) written() error {
-	w.lent.Put(nil)
-	select {
-	case <-w.lent.all:
-		return nil
-	case <-w.lane.group.done:
-		return w.lane.group.failed()
-	}
+	i := w.sent % len(w.lane.out)
+	w.sent++
+	return w.lane.send(i, h, p)
 }
 
 // next receives the next frame and checks it against what must come.
-func (w *work) next(want header) (*incoming, int, error) {
-	i := w.k % len(w.lane.in)
-	a, err := w.lane.next(i)
+func (w *work) next(want header) (*incoming, error) {
+	a, err := w.lane.next(w.received % len(w.lane.in))
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	if w.k == 0 {
+	if w.received == 0 {
 		w.lead[w.lane.group.Rank()] = w.start.Sub(a.at)
 	}
-	w.k++
+	w.received++
 	want.op, want.seq, want.total = w.op, w.seq, uint64(w.total)
 	if w.op == opExchange { // lengths are their senders' own
 		want.total = a.total
 		want.length = a.length
 		if a.total > allreduce.MaxMessage || uint64(a.length) != a.total {
 			a.free()
-			return nil, 0, w.lane.group.protocol("message of %d bytes in a frame of %d", a.total, a.length)
+			return nil, w.lane.group.protocol("message of %d bytes in a frame of %d", a.total, a.length)
 		}
 	}
 	if err := w.lane.check(&a.header, want); err != nil {
 		a.free()
-		return nil, 0, err
+		return nil, err
 	}
-	return a.incoming, i, nil
+	return a.incoming, nil
 }
 
 func (g *group) Sum(ctx context.Context, data []int32) error {
+	return g.SumStream(ctx, len(data), allreduce.Stream{
+		Load:  func(q []int32, at int) { copy(q, data[at:]) },
+		Store: func(q []int32, at int) { copy(data[at:], q) },
+	})
+}
+
+func (g *group) SumStream(ctx context.Context, n int, s allreduce.Stream) error {
 	end, err := g.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer end()
-	switch bytes := 4 * len(data); {
-	case g.Size() == 1:
-		return nil
-	case bytes*(g.Size()-1) <= smallSum && g.Piece == 0:
-		return g.sum.pass(opSum, bytesOf(data), func(_ int, theirs []byte) []byte {
-			own := adder{add: g.Kernels.Add, dst: data}
-			own.use(theirs)
-			return theirs
-		})
-	default:
-		return g.sum.reduce(data)
+	if g.Size() > 1 && (4*n*(g.Size()-1) > smallSum || g.Piece != 0) {
+		return g.sum.reduce(n, s)
 	}
+	data := make([]int32, n)
+	s.Load(data, 0)
+	if g.Size() > 1 {
+		err = g.sum.pass(opSum, bytesOf(data), func(_ int, theirs []byte) {
+			g.Kernels.Add(data, integersOf(theirs))
+		})
+	}
+	if err == nil {
+		s.Store(data, 0)
+	}
+	return err
 }
 
 func (g *group) Max(ctx context.Context, data []byte) error {
@@ -152,17 +119,19 @@ func (g *group) Max(ctx context.Context, data []byte) error {
 		return err
 	}
 	defer end()
-	if g.Size() == 1 {
-		return nil
-	}
-	return g.max.pass(opMax, data, func(at int, theirs []byte) []byte {
-		own := data[at:][:len(theirs)]
-		for i, x := range theirs {
-			theirs[i] = max(own[i], x)
+	for lo := 0; g.Size() > 1 && (lo == 0 || lo < len(data)); lo += maxAtOnce {
+		part := data[lo:min(lo+maxAtOnce, len(data))]
+		if err := g.max.pass(opMax, part, func(at int, theirs []byte) {
+			own := part[at:][:len(theirs)]
+			for i, x := range own {
+				theirs[i] = max(x, theirs[i])
+			}
+			copy(own, theirs)
+		}); err != nil {
+			return err
 		}
-		copy(own, theirs)
-		return theirs
-	})
+	}
+	return nil
 }
 
 func (g *group) Exchange(ctx context.Context, mine []byte) ([][]byte, error) {
@@ -180,10 +149,9 @@ func (g *group) Exchange(ctx context.Context, mine []byte) ([][]byte, error) {
 		return all, nil
 	}
 	from := g.Rank()
-	err = g.sum.pass(opExchange, mine, func(_ int, theirs []byte) []byte {
+	err = g.sum.pass(opExchange, mine, func(_ int, theirs []byte) {
 		from = (from + g.Size() - 1) % g.Size()
 		all[from] = theirs
-		return theirs
 	})
 	return all, err
 }
@@ -192,117 +160,194 @@ func (g *group) Exchange(ctx context.Context, mine []byte) ([][]byte, error) {
 // messages.
 const smallSum = 32 << 10
 
-// passPiece is the greatest message of pass in bytes.
-const passPiece = 64 << 10
+// Sizes in bytes of pass's messages, and of the vectors that Max gives it.
+const (
+	passPiece = 64 << 10
+	maxAtOnce = passPiece * allreduce.MostUnderWay
+)
 
-// pass sends data round: in each of Size-1 steps a member sends what it has, its own first, and merges what comes, at a
-// byte of the vector, into what it sends next.
-func (l *lane) pass(op byte, data []byte, merge func(at int, theirs []byte) []byte) error {
+// pass sends data round, which is short: in each of Size-1 steps a member sends what it has, its own first, and merges what
+// comes, at a byte of the vector, into what it sends next.
+func (l *lane) pass(op byte, data []byte, merge func(at int, theirs []byte)) error {
 	w := l.newWork(op, len(data))
-	size := passPiece
-	if g := l.group; g.Piece != 0 && op != opExchange {
-		size = g.Piece
-	}
-	for lo := 0; lo == 0 || lo < len(data); lo += size {
-		h := header{offset: uint64(lo), total: uint64(len(data))}
-		w.first = append(w.first, piece{header: h, data: slices.Clone(data[lo:min(lo+size, len(data))])})
-	}
-	n, rank := l.group.Size(), l.group.Rank()
-	w.forward = make(chan piece, len(w.first)*(n-2))
-	return w.run(func() error {
-		for step := range n - 1 {
-			for _, own := range w.first {
-				want := own.header
-				want.step, want.length = uint32(step), uint32(len(own.data))
-				f, i, err := w.next(want)
-				if err != nil {
-					return err
-				}
-				if step > 0 {
-					w.lead[(rank+n-step)%n] = time.Duration(f.lead)
-				}
-				h := header{step: uint32(step) + 1, offset: f.offset, total: f.total, lead: int64(w.lead[(rank+n-step)%n])}
-				theirs := make([]byte, 0, f.length)
-				if err := l.take(i, f, func(b []byte) { theirs = append(theirs, b...) }); err != nil {
-					return err
-				}
-				theirs = merge(int(h.offset), theirs)
-				if step < n-2 {
-					w.forward <- piece{header: h, data: theirs}
-				}
-			}
-		}
-		// One lead never arrives: all of them add up to nothing.
-		missing := (rank + 1) % n
-		w.lead[missing] = 0
-		for r, d := range w.lead {
-			if r != missing {
-				w.lead[missing] -= d
-			}
-		}
-		return nil
-	})
+	return w.done(w.pass(data, merge))
 }
 
-// pieceOf is the number of elements in a message of a sum of n elements: segments travel in several pieces, so that
-// sending, adding and receiving overlap.
-func (g *group) pieceOf(n int) int {
-	if g.Piece != 0 {
-		return g.Piece / 4
+func (w *work) pass(data []byte, merge func(at int, theirs []byte)) error {
+	g, size := w.lane.group, passPiece
+	if g.Piece != 0 && w.op != opExchange {
+		size = max(g.Piece, (len(data)+allreduce.MostUnderWay-1)/allreduce.MostUnderWay)
 	}
-	segment := n / g.Size()
-	return min(max(segment/4, leastPiece/4), slotSize/4) / 16 * 16
+	n, rank := g.Size(), g.Rank()
+	for lo := 0; lo == 0 || lo < len(data); lo += size {
+		h := header{offset: uint64(lo), total: uint64(len(data))}
+		if err := w.sendCopy(h, data[lo:min(lo+size, len(data))]); err != nil {
+			return err
+		}
+	}
+	for step := range n - 1 {
+		for lo := 0; lo == 0 || lo < len(data); lo += size {
+			f, err := w.next(header{step: uint32(step), offset: uint64(lo), length: uint32(min(size, len(data)-lo))})
+			if err != nil {
+				return err
+			}
+			if step > 0 {
+				w.lead[(rank+n-step)%n] = time.Duration(f.lead)
+			}
+			theirs, total := f.bytes(), f.total
+			if g.checksum(0, theirs) != f.crc {
+				err = &allreduce.PeerError{Rank: g.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
+			}
+			f.free()
+			if err != nil {
+				return err
+			}
+			merge(lo, theirs)
+			if step < n-2 {
+				h := header{step: uint32(step) + 1, offset: uint64(lo), total: total, lead: int64(w.lead[(rank+n-step)%n])}
+				if err := w.sendCopy(h, theirs); err != nil {
+					return err
+				}
+			}
+			if w.op == opExchange {
+				break // in one message each, however long
+			}
+		}
+	}
+	// One lead never arrives: all of them add up to nothing.
+	missing := (rank + 1) % n
+	w.lead[missing] = 0
+	for r, d := range w.lead {
+		if r != missing {
+			w.lead[missing] -= d
+		}
+	}
+	return nil
+}
+
+// sendCopy sends a copy of data.
+func (w *work) sendCopy(h header, data []byte) error {
+	h.crc = w.lane.group.checksum(0, data)
+	p := parcel{data: data}
+	if len(data) > 0 {
+		p.body = mem.SliceBuffer(slices.Clone(data))
+	}
+	return w.send(h, p)
+}
+
+// pieceOf is the number of elements in a message of a sum of n elements: enough messages that sending, adding and receiving
+// overlap, and few enough that their number costs little.
+func (g *group) pieceOf(n int) int {
+	bytes := g.Piece
+	if bytes == 0 {
+		bytes = min(max(4*n/g.Size()/4, leastPiece), slotSize)
+	}
+	return max(bytes/4/allreduce.Block, 1) * allreduce.Block
 }
 
 const leastPiece = 32 << 10
 
 // reduce is the ring: allreduce.Plan says what goes when.
-func (l *lane) reduce(data []int32) error {
+func (l *lane) reduce(n int, s allreduce.Stream) error {
 	g := l.group
-	p := allreduce.Plan{Rank: g.Rank(), Size: g.Size(), Length: len(data), Piece: g.pieceOf(len(data))}
-	w := l.newWork(opSum, 4*len(data))
-	w.lent = newWritten()
-	outgoing := func(step, k int) piece {
-		lo, hi := p.Bounds(p.Send(step), k)
-		h := header{step: uint32(step), offset: uint64(4 * lo)}
-		if p.Gather(step) {
-			h.lead = int64(w.lead[(p.Rank+2*p.Size-1-step)%p.Size])
+	w := l.newWork(opSum, 4*n)
+	r := ring{work: w, Plan: allreduce.Plan{Rank: g.Rank(), Size: g.Size(), Length: n, Piece: g.pieceOf(n)}, Stream: s}
+	return w.done(r.run())
+}
+
+// ring is one sum under way.
+type ring struct {
+	*work
+	allreduce.Plan
+	allreduce.Stream
+}
+
+func (r *ring) run() error {
+	if err := r.begin(0); err != nil {
+		return err
+	}
+	for wave := range r.Waves() {
+		// The next wave's first message is on its way before this wave's come: then nobody waits for a message's flight.
+		if err := r.begin(wave + 1); err != nil {
+			return err
 		}
-		return piece{header: h, data: bytesOf(data[lo:hi])}
-	}
-	for k := range p.Pieces(p.Send(0)) {
-		w.first = append(w.first, outgoing(0, k))
-	}
-	total := 0
-	for step := 1; step < p.Steps(); step++ {
-		total += p.Pieces(p.Send(step))
-	}
-	w.forward = make(chan piece, total)
-	return w.run(func() error {
-		for step := range p.Steps() {
-			segment := p.Receive(step)
-			for k := range p.Pieces(segment) {
-				lo, hi := p.Bounds(segment, k)
-				f, i, err := w.next(header{step: uint32(step), offset: uint64(4 * lo), length: uint32(4 * (hi - lo))})
-				if err != nil {
-					return err
-				}
-				if p.Gather(step) {
-					w.lead[p.Owner(step)] = time.Duration(f.lead)
-					into := bytesOf(data[lo:hi])
-					err = l.take(i, f, func(b []byte) { into = into[copy(into, b):] })
-				} else {
-					sum := adder{add: g.Kernels.Add, dst: data[lo:hi]}
-					err = l.take(i, f, sum.use)
-				}
-				if err != nil {
-					return err
-				}
-				if step+1 < p.Steps() {
-					w.forward <- outgoing(step+1, k)
-				}
+		first, last := r.UnderWay(wave)
+		for round := last; round >= first; round-- {
+			if err := r.step(round, wave-r.Start(round)); err != nil {
+				return err
 			}
 		}
+		if err := r.lane.settle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin sends the first message of the round that begins with a wave, if one does.
+func (r *ring) begin(wave int) error {
+	round := r.Begins(wave)
+	if round < 0 {
 		return nil
-	})
+	}
+	lo, hi := r.Bounds(round, r.Send(0))
+	p, err := r.lane.parcel(4 * (hi - lo))
+	if err != nil {
+		return err
+	}
+	h := header{offset: uint64(4 * lo)}
+	for at := 0; at < len(p.data); at += stride {
+		b := p.data[at:min(at+stride, len(p.data))]
+		r.Load(integersOf(b), lo+at/4)
+		h.crc = r.lane.group.checksum(h.crc, b)
+	}
+	return r.send(h, p)
+}
+
+// step receives a message and sends what becomes of it, where that is not the end.
+func (r *ring) step(round, step int) error {
+	lo, hi := r.Bounds(round, r.Receive(step))
+	f, err := r.next(header{step: uint32(step), offset: uint64(4 * lo), length: uint32(4 * (hi - lo))})
+	if err != nil {
+		return err
+	}
+	if r.Gather(step) {
+		r.lead[r.Owner(step+1)] = time.Duration(f.lead)
+	}
+	g, ends := r.lane.group, step+1 == r.Steps()
+	var p parcel
+	if !ends {
+		if p, err = r.lane.parcel(4 * (hi - lo)); err != nil {
+			f.free()
+			return err
+		}
+	}
+	out := integersOf(p.data)
+	h := header{step: uint32(step) + 1, offset: uint64(4 * lo)}
+	if r.Gather(step) {
+		h.crc = f.crc
+		err = r.lane.take(f, func(q []int32, at int) {
+			r.Store(q, lo+at)
+			if !ends {
+				copy(out[at:], q)
+			}
+		})
+	} else {
+		err = r.lane.take(f, func(q []int32, at int) {
+			sum := out[at:][:len(q)]
+			r.Load(sum, lo+at)
+			g.Kernels.Add(sum, q)
+			if r.Gather(step + 1) {
+				r.Store(sum, lo+at)
+			}
+			h.crc = g.checksum(h.crc, bytesOf(sum))
+		})
+	}
+	if err != nil || ends {
+		return err
+	}
+	if r.Gather(step + 1) {
+		h.lead = int64(r.lead[r.Owner(step+1)])
+	}
+	return r.send(h, p)
 }
