@@ -364,6 +364,7 @@ func (h *hand) keep(_ context.Context, k kept) error {
 		return err
 	}
 	c.newest, c.update = name, uint64(s.Meta.Step)
+	c.changed.Broadcast()
 	return checkpoint.SetLatest(c.dir, name)
 }
 
