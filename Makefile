@@ -150,6 +150,7 @@ demo: all
 	deploy/demo.sh $(DATA)
 
 drills: all
+	go test -tags long -timeout 30m ./internal/testcluster
 	./mp drill all
 
 MINUTES ?= 30

@@ -34,7 +34,7 @@ import (
 type Config struct {
 	Coordinators int           // 0: one
 	MinWorkers   int           // 0: one
-	FailAfter    time.Duration // 0: five seconds, so that a machine with much else to do does not pass for a fault
+	FailAfter    time.Duration // 0: three seconds, so that a machine with much else to do does not pass for a fault
 }
 
 // patience bounds every wait: a cluster on a busy machine of two cores is slow, a cluster that hangs is wrong.
@@ -80,7 +80,7 @@ func New(t testing.TB, c Config) *Cluster {
 		c.MinWorkers = 1
 	}
 	if c.FailAfter == 0 {
-		c.FailAfter = 5 * time.Second
+		c.FailAfter = 3 * time.Second
 	}
 	k := &Cluster{t: t, config: c, dir: t.TempDir(), workers: map[string]*Worker{}}
 	k.paint()
@@ -266,8 +266,8 @@ func (k *Cluster) Until(id, what string, ok func(*mppb.JobDetail) bool) *mppb.Jo
 		if ok(d) {
 			return d
 		}
-		if time.Now().After(deadline) {
-			k.t.Fatalf("waited %s in vain for %s; %s is %s at update %d: %s\n%s", patience, what, id, d.Job.State, d.Job.Update, d.Job.Reason, story(d))
+		if d.Job.State == mppb.Job_DONE || time.Now().After(deadline) {
+			k.t.Fatalf("waited in vain for %s; %s is %s at update %d: %s\n%s", what, id, d.Job.State, d.Job.Update, d.Job.Reason, story(d))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -421,7 +421,7 @@ func (k *Cluster) Start(name string, change ...func(*worker.NodeConfig)) *Worker
 	for _, n := range k.nodes {
 		c.Coordinators = append(c.Coordinators, n.address)
 	}
-	c.Listen, c.Host, c.Machine, c.DeviceName, c.Name, c.Version = "127.0.0.1:0", "host-"+name, "machine-"+name, "cpu:0", name, "test"
+	c.Listen, c.Host, c.Machine, c.DeviceName, c.Name, c.Version = "127.0.0.1:0", "host-"+name, "machine-"+name, "cpu:0", "worker "+name, "test"
 	c.Device, c.Train, c.Val, c.Scratch, c.Logger = device, k.train, k.val, filepath.Join(k.dir, "scratch-"+name), k.logger(name)
 	c.Sinks = func(string, string, uint64) (metrics.Sink, error) { return seen{k}, nil }
 	for _, f := range change {
