@@ -29,7 +29,7 @@ func dryRun(ctx context.Context, e *env, s job.Spec, trainPack, valPack *data.Pa
 
 func planFacts(ctx context.Context, s job.Spec, trainPack, valPack *data.Pack) (job.Facts, error) {
 	f := job.Facts{TrainImages: trainPack.Len(), ValImages: valPack.Len()}
-	sampler, err := data.NewSampler(s.Seed, trainPack.Len(), s.BatchSize, true)
+	sampler, err := data.NewSampler(s.Seed, trainPack.Len(), s.BatchSize, false)
 	if err != nil {
 		return f, err
 	}

@@ -141,7 +141,7 @@ func (e *engine) serve(ctx context.Context, o order) error {
 		s.View, s.Fault, s.Phase = o.view.Number, nil, mppb.Phase_READY
 	})
 	if o.rank < 0 || len(o.view.Members) == 0 {
-		return e.rest(ctx, o)
+		return e.rest(o)
 	}
 	if err := e.turnTo(ctx, o); err != nil {
 		return err
@@ -223,6 +223,7 @@ func (e *engine) turnTo(ctx context.Context, o order) error {
 		return nil
 	}
 	e.leaveJob()
+	e.control.post(func(s *mppb.Status) { s.Job = o.view.Job })
 	var spec job.Spec
 	if err := json.Unmarshal(o.view.Spec, &spec); err != nil {
 		return fmt.Errorf("read the job's specification: %w: %w", errJob, err)
@@ -233,7 +234,6 @@ func (e *engine) turnTo(ctx context.Context, o order) error {
 // prepare builds the replica of a job.
 func (e *engine) prepare(ctx context.Context, v *mppb.View, spec job.Spec) error {
 	e.job, e.sinks = v.Job, e.sink(v.Job, e.sinks)
-	e.control.post(func(s *mppb.Status) { s.Job = v.Job })
 	if spec.Threads > 0 {
 		if err := e.device.SetThreads(ctx, spec.Threads); err != nil {
 			return err
@@ -270,15 +270,12 @@ func (e *engine) leaveJob() {
 
 // rest is a view without this worker. Nobody at all computes when the job is paused: what is not in a checkpoint yet goes
 // into one, for whoever goes on.
-func (e *engine) rest(ctx context.Context, o order) error {
+func (e *engine) rest(o order) error {
 	r := e.replica
 	if len(o.view.Members) > 0 || r == nil || e.job != o.view.Job || !e.writes || !r.whole || r.at.Done <= int(o.view.CheckpointUpdate) {
 		return nil
 	}
-	if err := e.save(o.view); err != nil {
-		return err
-	}
-	return e.saver.flush(ctx)
+	return e.save(o.view)
 }
 
 // close frees everything and waits for what goes on in the background, which ends with the context that run was given.

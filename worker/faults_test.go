@@ -55,6 +55,7 @@ func TestNoFaultChangesABit(t *testing.T) {
 		{"the next writer saves what a dead one did not", theNextWriter},
 		{"all die and the checkpoint is used", allDie},
 		{"who was away comes back", backAgain},
+		{"several resume what one began", resumed},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, o) })
 	}
@@ -354,6 +355,20 @@ func backAgain(t *testing.T, o undisturbed) {
 	if story := strings.Join(c.views, "; "); !strings.Contains(story, "worker 3 is back (3 members)") {
 		t.Errorf("views are %s", story)
 	}
+}
+
+func resumed(t *testing.T, o undisturbed) {
+	dir := t.TempDir()
+	if _, err := train(t, o.spec, dir, o.packs, 4); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	o.spec.Resume = dir
+	c := newCrew(t, o.spec, o.packs)
+	for range 3 {
+		c.hire(nil)
+	}
+	c.join()
+	c.check(o.result)
 }
 
 func TestAJoinerGetsShards(t *testing.T) {

@@ -53,10 +53,37 @@ func (v *visit) saveAndWait(ctx context.Context) error {
 		return nil
 	}
 	v.phase(mppb.Phase_SAVING)
-	if err := v.save(v.view); err != nil {
-		return err
+	return v.store(ctx)
+}
+
+// againAfter is the pause before a checkpoint that must not be missed is tried again.
+const againAfter = 2 * time.Second
+
+// store saves the state as it is, and the best, unless both are saved. In a cluster it goes on until that has worked or the
+// view ends: there is nothing else to do.
+func (v *visit) store(ctx context.Context) error {
+	for {
+		if v.replica.best.weights != nil && v.savedBest != v.replica.best.update {
+			v.saveBest()
+		}
+		if v.saved != v.replica.at {
+			if err := v.save(v.view); err != nil {
+				return err
+			}
+		}
+		err := v.saver.flush(ctx)
+		if err == nil || v.fatal || ctx.Err() != nil {
+			return err
+		}
+		v.emit(metrics.Event{Kind: metrics.KindStory, Story: &metrics.Story{
+			Topic: "checkpoint", Warning: true, Text: "the last checkpoint could not be saved: " + err.Error(), Advice: "it is tried again until it is"}})
+		v.saved, v.savedBest = nowhere, 0
+		select {
+		case <-time.After(againAfter):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return v.saver.flush(ctx)
 }
 
 // last is what members compare at the end: replicas that differ must not pass for one result.
@@ -67,15 +94,7 @@ func (v *visit) finish(ctx context.Context) error {
 	r := v.replica
 	v.phase(mppb.Phase_SAVING)
 	if v.writes {
-		if r.best.weights != nil && v.savedBest != r.best.update {
-			v.saveBest()
-		}
-		if v.saved != r.at {
-			if err := v.save(v.view); err != nil {
-				return err
-			}
-		}
-		if err := v.saver.flush(ctx); err != nil {
+		if err := v.store(ctx); err != nil {
 			return err
 		}
 	}

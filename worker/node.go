@@ -142,6 +142,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		select {
 		case err := <-belonged:
 			belonged <- err
+			if errors.Is(err, ErrDrained) {
+				n.bringAway(ctx, e)
+			}
 			return n.left(ctx, err)
 		case err := <-computed:
 			computed <- err
@@ -160,6 +163,15 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		case <-patience:
 			return fmt.Errorf("nobody gave this worker leave within %s: %w", drainPatience, ErrDrained)
 		}
+	}
+}
+
+// bringAway lets a checkpoint that is on its way arrive: nobody else may have the state.
+func (n *Node) bringAway(ctx context.Context, e *engine) {
+	ctx, cancel := context.WithTimeout(ctx, drainPatience/2)
+	defer cancel()
+	if err := e.saver.flush(ctx); err != nil {
+		n.c.Logger.Warn("left before a checkpoint was brought away", "reason", err)
 	}
 }
 

@@ -63,6 +63,7 @@ func (v *visit) begin(ctx context.Context) error {
 	} else if v.replica.touched {
 		spec := v.replica.spec
 		v.leaveJob()
+		v.control.post(func(s *mppb.Status) { s.Job = v.view.Job })
 		if err := v.prepare(ctx, v.view, spec); err != nil {
 			return err
 		}

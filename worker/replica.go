@@ -21,7 +21,8 @@ type replicaConfig struct {
 	device     *ops.Device
 	train, val *data.Pack
 	directory  string // of the run: where --resume is the run's own
-	// tell is for sentences about how the run begins; beat for signs that work goes on.
+	// tell is for sentences about how the run begins; beat for signs that work goes on: one a shard, and one for each turn
+	// of a loop within a shard.
 	tell func(topic, text string, warning bool)
 	beat func()
 }

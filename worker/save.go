@@ -31,7 +31,6 @@ type saver struct {
 	busy    bool
 	broken  error         // of the newest saving that ended
 	idle    chan struct{} // closed while nothing waits and nothing is under way
-	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 

@@ -27,7 +27,6 @@ type script struct {
 // call is one session of a script.
 type call struct {
 	mppb.Control_SessionServer
-	t     *testing.T
 	hello *mppb.Hello
 }
 

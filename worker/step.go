@@ -58,7 +58,7 @@ func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error 
 		return fmt.Errorf("shard %d: %w", b.Shard, advise(err))
 	}
 	v.pace.shard.add(time.Since(began))
-	v.control.beat()
+	v.replica.beat()
 	return nil
 }
 

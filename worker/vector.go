@@ -87,6 +87,21 @@ func (r *replica) forget() {
 	clear(r.shards)
 }
 
+// shrink gives back the spare vectors beyond n.
+func (r *replica) shrink(n int) error {
+	if len(r.spare) <= n {
+		return nil
+	}
+	return r.device.Do(context.Background(), func(*ops.Scope) error {
+		for _, v := range r.spare[n:] {
+			ops.Free(v.whole)
+		}
+		clear(r.spare[n:])
+		r.spare = r.spare[:n]
+		return nil
+	})
+}
+
 // tensor is where a shard's vector is made: v itself on a CPU, else the device's one buffer.
 func (r *replica) tensor(v *vector) torch.Tensor {
 	if r.device.IsCPU() {

@@ -248,6 +248,10 @@ func (v *visit) supply() error {
 		return nil
 	}
 	v.feed.close()
+	v.feed = nil
+	if err := v.replica.shrink(max(0, len(mine)-len(v.replica.shards))); err != nil {
+		return err
+	}
 	var err error
 	if v.feed, err = newFeed(v.replica, mine); err != nil {
 		return fmt.Errorf("load images: %w: %w", errJob, err)
