@@ -188,9 +188,9 @@ class Scratch {
   int32_t blend[MPP_MAX_SIZE * 3], blend_plane[MPP_MAX_SIZE];
   Norm norm, plane_norm[3];  // of a row of interleaved pixels, and of a row of each channel
 
-  explicit Scratch(const mpp_out &out) : norm{mean_, scale_, false} {
+  explicit Scratch(const mpp_out &out) : norm{mean_, scale_, split_mean_, split_scale_, false} {
     for (int c = 0; c < 3; c++) {
-      plane_norm[c] = {plane_mean_[c], plane_scale_[c], false};
+      plane_norm[c] = {plane_mean_[c], plane_scale_[c], plane_mean_[c], plane_scale_[c], false};
       for (int i = 0; i < out.size; i++) {
         mean_[3 * i + c] = plane_mean_[c][i] = out.mean[c];
         scale_[3 * i + c] = plane_scale_[c][i] = out.scale[c];
@@ -202,10 +202,16 @@ class Scratch {
         if ((bits & 0xFFFF) == 0x8000) norm.ties = plane_norm[c].ties = true;
       }
     }
+    for (int i = 0; i + 16 <= 3 * out.size; i += 16) {
+      for (int k = 0; k < 16; k++) {
+        split_mean_[i + k % 2 * 8 + k / 2] = mean_[i + k];
+        split_scale_[i + k % 2 * 8 + k / 2] = scale_[i + k];
+      }
+    }
   }
 
  private:
-  float mean_[MPP_MAX_SIZE * 3], scale_[MPP_MAX_SIZE * 3];
+  float mean_[MPP_MAX_SIZE * 3], scale_[MPP_MAX_SIZE * 3], split_mean_[MPP_MAX_SIZE * 3], split_scale_[MPP_MAX_SIZE * 3];
   float plane_mean_[3][MPP_MAX_SIZE], plane_scale_[3][MPP_MAX_SIZE];
 };
 

@@ -33,6 +33,7 @@ void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane);
 // What is taken from the values of a row, one by one, and what they are multiplied by.
 struct Norm {
   const float *mean, *scale;
+  const float *split_mean, *split_scale;  // the same, but of each sixteen whole ones those at even places first
   bool ties;  // one of the 256 bytes becomes a number midway between two bfloat16
 };
 
