@@ -12,12 +12,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mp/checkpoint"
 	"mp/coordinator"
 	"mp/data"
 	"mp/job"
 	"mp/metrics"
-	"mp/optim"
+	"mp/ops"
+	"mp/worker"
 )
 
 // jobFile is the name of a run's specification in its directory.
@@ -137,7 +137,7 @@ func train(ctx context.Context, e *env, r run) error {
 	if r.dryRun {
 		return dryRun(ctx, e, r.spec, trainPack, valPack)
 	}
-	if err := r.canBegin(trainPack, valPack); err != nil {
+	if err := r.canBegin(ctx, trainPack, valPack); err != nil {
 		return err
 	}
 	if r.fresh = r.directory == ""; r.fresh {
@@ -163,26 +163,21 @@ func train(ctx context.Context, e *env, r run) error {
 	return nil
 }
 
-// canBegin refuses what no worker could begin with, before there is a run.
-func (r run) canBegin(trainPack, valPack *data.Pack) error {
-	if t, v := len(trainPack.Classes()), len(valPack.Classes()); t != v {
-		return fmt.Errorf("%w: %s has %d classes and %s has %d; pack both from the same folder", job.ErrConfig, trainPack.Path(), t, valPack.Path(), v)
-	}
-	sampler, err := data.NewSampler(r.spec.Seed, trainPack.Len(), r.spec.BatchSize, true)
+// canBegin refuses what no worker could begin with, before there is a run: it builds the model here, and lets it take what
+// --init or --resume names.
+func (r run) canBegin(ctx context.Context, trainPack, valPack *data.Pack) error {
+	device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: 1})
 	if err != nil {
 		return err
 	}
-	if _, err := optim.NewSchedule(r.spec.Schedule, r.spec.LR, r.spec.Warmup, r.spec.Epochs, sampler.Steps()); err != nil {
-		return fmt.Errorf("%w: %w", job.ErrConfig, err)
+	defer device.Close()
+	w, err := worker.New(ctx, worker.Config{
+		Spec: r.spec, Train: trainPack, Val: valPack, Directory: r.directory, Device: device, Sink: metrics.Tee(nil), Version: version(),
+	})
+	if err != nil {
+		return err
 	}
-	for _, path := range []string{r.spec.Init, r.spec.Resume} {
-		if path == "" {
-			continue
-		}
-		if _, err := checkpoint.Read(path); err != nil {
-			return err
-		}
-	}
+	w.Close()
 	return nil
 }
 
@@ -239,7 +234,6 @@ type audience struct {
 	metrics.Sink
 
 	mu              sync.Mutex
-	begun           bool // there was a view
 	images, seconds float64
 }
 
@@ -250,10 +244,11 @@ func (a *audience) Emit(e metrics.Event) {
 		a.images += e.Epoch.ImagesPerSecond * e.Epoch.Seconds
 		a.seconds += e.Epoch.Seconds
 	}
-	a.begun = a.begun || e.View != nil
-	begun := a.begun
 	a.mu.Unlock()
-	if e.Story != nil && !worthTelling(*e.Story, begun) {
+	if e.View != nil && len(e.View.Members) == 0 && strings.Contains(e.View.Reason, "has ended (done)") {
+		return // the summary says so
+	}
+	if e.Story != nil && !worthTelling(*e.Story) {
 		quiet := *e.Story
 		quiet.Detail, e.Story = true, &quiet
 	}
@@ -265,15 +260,13 @@ func (a *audience) Emit(e metrics.Event) {
 }
 
 // worthTelling says whether a story is news to somebody who trains on one machine: who comes and goes is told again by the
-// views that follow from it, and checkpoints and the job's way to its first view are a matter of course.
-func worthTelling(s metrics.Story, begun bool) bool {
+// views that follow from it, and checkpoints and the job's way from state to state are a matter of course.
+func worthTelling(s metrics.Story) bool {
 	switch s.Topic {
 	case "leave":
 		return false
-	case "join", "checkpoint":
+	case "join", "checkpoint", "job":
 		return s.Warning
-	case "job":
-		return begun || s.Warning
 	}
 	return true
 }
