@@ -38,6 +38,7 @@ type undisturbed struct {
 }
 
 func TestNoFaultChangesABit(t *testing.T) {
+	t.Parallel()
 	o := undisturbed{packs: packs(t), spec: cheap(t)}
 	o.result = want(t, o.spec, o.packs)
 	for _, c := range []struct {
