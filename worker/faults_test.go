@@ -1,14 +1,12 @@
 package worker
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
 
-	"mp/allreduce"
 	"mp/job"
 	"mp/mppb"
 )
@@ -295,41 +293,6 @@ func theNextWriter(t *testing.T, o undisturbed) {
 	}
 }
 
-func TestAGradientThatIsNoNumberEndsTheJob(t *testing.T) {
-	p := packs(t)
-	s := cheap(t)
-	s.LR, s.ClipGrad, s.Warmup = 1000, 0, 0
-	if _, err := train(t, s, t.TempDir(), p, 0); !errors.Is(err, ErrDiverged) {
-		t.Errorf("alone: got %v, want ErrDiverged", err)
-	}
-	c := newCrew(t, s, p)
-	c.hire(nil)
-	c.hire(nil)
-	c.join()
-	c.await("the failure of the job", func() bool { return c.hands[0].status.Failure != "" && c.hands[1].status.Failure != "" })
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	text := c.hands[0].status.Failure
-	if text != c.hands[1].status.Failure || !strings.Contains(text, "computed by worker") || !strings.Contains(text, "lower --lr") {
-		t.Errorf("workers say %q and %q, want one sentence that names shard and worker and says what to do", text, c.hands[1].status.Failure)
-	}
-}
-
-func TestLocalErrorsAreTheWorkersOwn(t *testing.T) {
-	e := &engine{}
-	mine := errors.New("the device is broken")
-	if err := e.settle(t.Context(), order{}, mine); err != mine {
-		t.Errorf("got %v, want it to end the engine", err)
-	}
-	c := newCrew(t, cheap(t), packs(t))
-	h := c.hire(nil)
-	peer := &allreduce.PeerError{Rank: 0, Kind: allreduce.KindSilence, Err: errors.New("nothing for 1 s")}
-	err := h.engine.settle(t.Context(), order{view: &mppb.View{Number: 7, Members: []*mppb.Member{{Worker: 42}}}}, fmt.Errorf("%w: %w", allreduce.ErrBroken, peer))
-	if f := h.status.Fault; err != nil || f.GetSuspect() != 42 || f.GetKind() != "silence" || f.GetView() != 7 {
-		t.Errorf("got fault %v and error %v, want worker 42 named for its silence in view 7", f, err)
-	}
-}
-
 func backAgain(t *testing.T, o undisturbed) {
 	c := newCrew(t, o.spec, o.packs)
 	out := once(1, moment{"after", 2}, func(*hand) { // worker 3 is thought dead and keeps its state; a view later it is back
@@ -386,53 +349,4 @@ func TestAJoinerGetsShards(t *testing.T) {
 	if story := strings.Join(c.views, "; "); !strings.Contains(story, "worker 2 caught up") || len(c.hands[1].shards) != 2 {
 		t.Errorf("worker 2 has shards %v at the end; views are %s", c.hands[1].shards, story)
 	}
-}
-
-func TestAWorkerServesOneJobAfterAnother(t *testing.T) {
-	p := packs(t)
-	first, second := cheap(t), short(t, job.ModelSceneNet, 2)
-	first.Epochs, first.ImageSize = 1, "32"
-	second.Epochs, second.BatchSize, second.ImageSize, second.Seed = 1, 22, "48", 3
-	c := newCrew(t, first, p)
-	c.hire(nil)
-	c.hire(nil)
-	c.join()
-	c.check(want(t, first, p))
-	text, err := json.Marshal(second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.mu.Lock()
-	c.job, c.spec, c.newest, c.update, c.dir = "k", text, "", 0, t.TempDir()
-	for _, h := range c.hands {
-		h.status.CaughtUp = false
-	}
-	c.arrange("the next job")
-	c.mu.Unlock()
-	c.await("the next job's begin", func() bool { return c.hands[0].status.Job == "k" && c.hands[1].status.Job == "k" })
-	c.check(want(t, second, p))
-}
-
-func TestASavingViewSavesAndWaits(t *testing.T) {
-	s := cheap(t)
-	p := packs(t)
-	c := newCrew(t, s, p)
-	at := once(1, moment{"after", 2}, func(*hand) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.saves = true
-		c.arrange("drained")
-	})
-	c.hire(at)
-	c.hire(at)
-	c.join()
-	c.await("the checkpoint", func() bool { return c.update > 0 })
-	c.mu.Lock()
-	if c.update != 2 && c.update != 3 || c.hands[0].status.Finished {
-		t.Errorf("saved after update %d, want where the view came", c.update)
-	}
-	c.saves = false
-	c.arrange("resumed")
-	c.mu.Unlock()
-	c.check(want(t, s, p))
 }
