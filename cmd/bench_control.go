@@ -84,7 +84,9 @@ func playFaults(ctx context.Context, o benchControlOptions) ([]benchRow, error) 
 			all.Strays += r.Strays
 			all.Virtual += r.Virtual
 			for _, x := range r.Recover {
-				recoveries[x.Kind] = append(recoveries[x.Kind], x.Time.Seconds())
+				if x.Alone {
+					recoveries[x.Kind] = append(recoveries[x.Kind], x.Time.Seconds())
+				}
 			}
 		}
 		return nil

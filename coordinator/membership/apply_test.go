@@ -70,6 +70,11 @@ func (r chooser) command() Command {
 		case 4, 5:
 			j := r.job()
 			c.Progress = &Progress{Job: j, View: r.view(), Update: r.number(), Validated: uint32(r.number()), RecoverSeconds: r.float(), ImagesPerSecond: r.float()}
+			if j := r.s.Running(); j != nil && r.IntN(2) == 0 {
+				c.Progress.Job, c.Progress.View, c.Progress.Update, c.Progress.Validated = j.ID, r.s.View.Number, j.Update+uint64(r.IntN(2)), 0
+				c.Progress.Ledger = []LedgerEntry{{To: c.Progress.Update + 1, Images: uint64(r.IntN(30))}}
+				break
+			}
 			for range r.IntN(3) {
 				c.Progress.Ledger = append(c.Progress.Ledger, LedgerEntry{Epoch: uint32(r.IntN(3)), From: r.number(), To: r.number(), Images: r.number(), Hash: r.number()})
 			}
@@ -268,5 +273,103 @@ func TestCheckpointsThatAreNotNeededAreDropped(t *testing.T) {
 	apply(Command{File: &File{Job: "job-1", File: FileState{Path: "update-3/model.safetensors"}}})
 	if j.Newest().Name != "update-2" {
 		t.Errorf("newest is %q although its file is lost", j.Newest().Name)
+	}
+}
+
+// running is a State with two workers (10 and 11) in view 1 of job-1, which has 2 shards, 25 images and batches of 10.
+func running(t *testing.T) (s *State, apply func(Command) Result) {
+	t.Helper()
+	s = New()
+	index := uint64(9)
+	apply = func(c Command) Result {
+		index++
+		return s.Apply(index, c)
+	}
+	for _, c := range []Command{
+		{Join: &Join{hello("a", "cpu:0")}},
+		{Join: &Join{hello("a", "cpu:1")}},
+		{Submit: &Submit{Spec: json.RawMessage(`{"shards":2,"batch-size":10,"epochs":2}`), Directory: "run"}},
+		{Start: &Start{Job: "job-1", Data: hello("", "").Data, Version: "1"}},
+		{SetView: &SetView{Job: "job-1", Members: []Member{{10, []uint32{0}, []uint32{0}}, {11, []uint32{1}, []uint32{1}}}}},
+	} {
+		if r := apply(c); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	return s, apply
+}
+
+func hello(machine, device string) Hello {
+	return Hello{Protocol: 1, Version: "1", Host: machine, Machine: machine, Device: device, Address: "x:1", Data: Dataset{TrainSHA256: "t", ValSHA256: "v", TrainImages: 25, ValImages: 5, Classes: 10}}
+}
+
+func TestWhatApplyRefuses(t *testing.T) {
+	with := func(change func(h *Hello)) Command {
+		h := hello("b", "cpu:0")
+		change(&h)
+		return Command{Join: &Join{h}}
+	}
+	view := func(base uint64, members ...Member) Command {
+		return Command{SetView: &SetView{Base: base, Job: "job-1", Members: members}}
+	}
+	one, two := []uint32{0}, []uint32{1}
+	both := []uint32{0, 1}
+	for _, c := range []struct {
+		name    string
+		command Command
+		want    error
+	}{
+		{"a view made for an older one", view(0, Member{10, both, both}), ErrStale},
+		{"a view made for one that is not there yet", view(2, Member{10, both, both}), ErrStale},
+		{"a view of a job that does not run", Command{SetView: &SetView{Base: 1, Job: "job-2", Members: []Member{{10, both, both}}}}, ErrStale},
+		{"a view of no job", Command{SetView: &SetView{Base: 1, Members: []Member{{10, both, both}}}}, ErrCommand},
+		{"a view with a stranger", view(1, Member{10, one, one}, Member{99, two, two}), ErrStale},
+		{"a view that has a worker twice", view(1, Member{10, one, one}, Member{10, two, two}), ErrCommand},
+		{"a shard of two workers", view(1, Member{10, both, both}, Member{11, two, nil}), ErrCommand},
+		{"a shard of nobody", view(1, Member{10, one, both}), ErrCommand},
+		{"a part of validation of nobody", view(1, Member{10, both, one}), ErrCommand},
+		{"a shard that is not there", view(1, Member{10, []uint32{0, 1, 2}, both}), ErrCommand},
+		{"shards out of order", view(1, Member{10, []uint32{1, 0}, both}), ErrCommand},
+		{"progress in an older view", Command{Progress: &Progress{Job: "job-1", View: 0, Update: 1}}, ErrStale},
+		{"progress in a later view", Command{Progress: &Progress{Job: "job-1", View: 2, Update: 1}}, ErrStale},
+		{"progress of another job", Command{Progress: &Progress{Job: "job-2", View: 1, Update: 1}}, ErrStale},
+		{"progress beyond the end", Command{Progress: &Progress{Job: "job-1", View: 1, Update: 7}}, ErrCommand},
+		{"a ledger of an epoch that is not there", Command{Progress: &Progress{Job: "job-1", View: 1, Update: 1, Ledger: []LedgerEntry{{Epoch: 2, From: 6, To: 7}}}}, ErrCommand},
+		{"a ledger across epochs", Command{Progress: &Progress{Job: "job-1", View: 1, Update: 4, Ledger: []LedgerEntry{{Epoch: 0, From: 0, To: 4}}}}, ErrCommand},
+		{"going back to where nobody was", Command{RollBack: &RollBack{Job: "job-1", View: 1, Update: 1}}, ErrCommand},
+		{"going back in an older view", Command{RollBack: &RollBack{Job: "job-1", View: 0}}, ErrStale},
+		{"a device that is taken", with(func(h *Hello) { h.Machine = "a" }), ErrRefused},
+		{"another version", with(func(h *Hello) { h.Version = "2" }), ErrRefused},
+		{"another protocol", with(func(h *Hello) { h.Protocol = 2 }), ErrRefused},
+		{"other training images", with(func(h *Hello) { h.Data.TrainSHA256 = "u" }), ErrRefused},
+		{"other validation images", with(func(h *Hello) { h.Data.ValSHA256 = "u" }), ErrRefused},
+		{"fewer images", with(func(h *Hello) { h.Data.TrainImages = 24 }), ErrRefused},
+		{"other classes", with(func(h *Hello) { h.Data.Classes = 11 }), ErrRefused},
+		{"no address", with(func(h *Hello) { h.Address = "" }), ErrRefused},
+		{"a worker who is not in", Command{Leave: &Leave{Worker: 99, Cause: Silent}}, ErrUnknown},
+		{"a second job in the place", Command{Start: &Start{Job: "job-1", Data: hello("", "").Data}}, ErrState},
+		{"a checkpoint without its files", Command{Checkpoint: &Checkpoint{Job: "job-1", Name: "update-1", Update: 1, Files: []string{"a"}}}, ErrUnknown},
+		{"a file outside its run", Command{File: &File{Job: "job-1", Node: "a", File: FileState{Path: "../a", SHA256: "x"}}}, ErrCommand},
+		{"a job in a run's directory", Command{Submit: &Submit{Spec: json.RawMessage(`{"shards":2,"batch-size":10,"epochs":2}`), Directory: "run"}}, ErrJob},
+		{"a directory outside", Command{Submit: &Submit{Spec: json.RawMessage(`{"shards":2,"batch-size":10,"epochs":2}`), Directory: "../run"}}, ErrJob},
+		{"two things at once", Command{Note: &Note{Topic: "x", Text: "y"}, Leave: &Leave{Worker: 10, Cause: Silent}}, ErrCommand},
+		{"nothing", Command{}, ErrCommand},
+	} {
+		s, apply := running(t)
+		before := dump(t, s)
+		r := apply(c.command)
+		if !errors.Is(r.Err, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, r.Err, c.want)
+		}
+		if after := dump(t, s); !bytes.Equal(before[bytes.IndexByte(before, ','):], after[bytes.IndexByte(after, ','):]) {
+			t.Errorf("%s changes the state:\n%s\n%s", c.name, before, after)
+		}
+	}
+	_, apply := running(t)
+	if r := apply(Command{Progress: &Progress{Job: "job-1", View: 1, Update: 6, Validated: 2}}); r.Err != nil {
+		t.Errorf("progress to the end: %v", r.Err)
+	}
+	if r := apply(Command{Progress: &Progress{Job: "job-1", View: 1, Update: 5}}); !errors.Is(r.Err, ErrStale) {
+		t.Errorf("progress that goes back: got %v", r.Err)
 	}
 }

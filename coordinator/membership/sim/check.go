@@ -7,9 +7,11 @@ import (
 	"mp/coordinator/membership"
 )
 
-// patience is how long nothing may be recorded once nothing goes wrong any more: twice the longest time-out, for a worker
-// that is stuck.
-const patience = 30_000 * ms
+// How long nothing may be recorded once nothing goes wrong any more.
+const (
+	patience     = 12_000 * ms
+	longPatience = 30_000 * ms // where a worker was stuck, which takes 20 s to be sure of
+)
 
 // check looks every second whether things move, and lets people resume what they paused.
 func (w *world) check() {
@@ -18,15 +20,37 @@ func (w *world) check() {
 		return
 	}
 	for _, j := range w.state.Jobs {
-		if j.State == membership.JobPaused && w.dice.chance(50) {
+		if j.State == membership.JobPaused && (w.calm != 0 || w.dice.chance(50)) {
 			w.ask(membership.Command{Steer: &membership.Steer{Job: j.ID, Verb: membership.Resume}})
 		}
 	}
-	if w.calm != 0 && w.now-max(w.moved, w.calm) > patience {
+	limit := int64(patience)
+	if w.result.Faults[StuckWorker] > 0 {
+		limit = longPatience
+	}
+	if w.stuckAlone() {
+		w.moved = w.now // nobody else is there who could go on
+	}
+	if still := w.now - max(w.moved, w.calm); w.calm != 0 && still > limit {
 		v := &w.state.View
-		w.fail("nothing was recorded for %d s although nothing is wrong any more: view %d of %d (%s)", patience/1_000_000_000, v.Number, len(v.Members), v.Reason)
+		w.fail("nothing was recorded for %d s although nothing is wrong any more: view %d of %d (%s)", still/1_000_000_000, v.Number, len(v.Members), v.Reason)
 	}
 	w.at(1000*ms, event{kind: atCheck})
+}
+
+// sessionOf says whether the leader has the worker's session, so that the worker counts.
+func (w *world) sessionOf(k *worker) bool {
+	return k.alive && w.leader != nil && k.conn != 0 && w.leader.byConn[k.conn] != nil
+}
+
+// stuckAlone says whether the only worker of the view in force is stuck.
+func (w *world) stuckAlone() bool {
+	v := &w.state.View
+	if len(v.Members) != 1 {
+		return false
+	}
+	k := w.byID(v.Members[0].Worker)
+	return k != nil && k.stuck
 }
 
 // judge looks at what the leader decides.
@@ -83,6 +107,11 @@ func (w *world) afterApply(c *membership.Command, r *membership.Result) {
 		}
 		if c.Progress.View != s.View.Number {
 			w.fail("view %d records progress while view %d is in force", c.Progress.View, s.View.Number)
+		}
+		for _, k := range w.workers { // no single one's death may take a recorded update back
+			if w.sessionOf(k) && k.has && k.view.Number == c.Progress.View && len(k.mine) > 0 && k.record.update < j.Update {
+				w.fail("update %d of %s is recorded, and worker %d, which computes, has done %d", j.Update, j.ID, k.id, k.record.update)
+			}
 		}
 		w.proof(j)
 	case c.RollBack != nil:

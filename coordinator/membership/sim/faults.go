@@ -22,6 +22,8 @@ func (w *world) nextFault() {
 		k = Kill
 	}
 	w.result.Faults[k]++
+	w.mixed = w.faultAt != 0 || w.now-w.lastStrike < 1000*ms && w.lastStrike != 0 || w.troubles > 0
+	w.lastStrike = w.now
 	w.strike(k)
 	wait := w.dice.between(50, 1500)
 	if w.dice.chance(15) {
@@ -64,15 +66,15 @@ func (w *world) someone() *worker {
 
 // hurt says that a fault stopped the ring, if the worker is in one.
 func (w *world) hurt(k *worker, kind FaultKind) {
-	if k.group != nil && !k.group.closed && k.group.formed && w.faultAt == 0 {
-		w.faultAt, w.faultKind = w.now, kind
+	if k.group != nil && !k.group.closed && k.group.formed && k.group.size > 1 && w.faultAt == 0 {
+		w.faultAt, w.faultKind, w.faultView = w.now, kind, k.group.view
 	}
 }
 
-// recovered says that a ring completed a step.
-func (w *world) recovered() {
-	if w.faultAt != 0 {
-		w.result.Recover = append(w.result.Recover, Recovery{w.faultKind, time.Duration(w.now - w.faultAt)})
+// recovered says that the ring of a view completed a step.
+func (w *world) recovered(view uint64) {
+	if w.faultAt != 0 && view > w.faultView {
+		w.result.Recover = append(w.result.Recover, Recovery{w.faultKind, time.Duration(w.now - w.faultAt), !w.mixed})
 		w.faultAt = 0
 	}
 }
@@ -118,7 +120,6 @@ func (w *world) strike(kind FaultKind) {
 		}
 	case SessionBreak:
 		if k.conn != 0 {
-			w.hurt(k, kind)
 			w.at(w.delay(), event{kind: atReset, w: k.slot, x: k.conn})
 			w.lost(k, k.conn)
 		}
@@ -150,11 +151,14 @@ func (w *world) strike(kind FaultKind) {
 			w.trouble(k, 300, 4000)
 		}
 	case StuckWorker:
-		if free {
-			w.hurt(k, kind)
+		if free && k.phase == membership.Computing {
 			k.stuck = true
 			k.task++
-			w.trouble(k, 1000, 25000)
+			if w.dice.chance(50) {
+				w.trouble(k, 1000, 25000)
+			} else { // until it is removed
+				w.trouble(k, 100000, 100000)
+			}
 		}
 	case DrainWorker:
 		k.leaving = true

@@ -30,7 +30,7 @@ const (
 	atReduced               // w has the sum; token: its task, x: message
 	atBroken                // w sees that group x is broken
 	atCopied                // w's copy is there; token: its copy
-	atSaved                 // w's upload of update x is whole; token: its life
+	atSaved                 // w's upload number x is whole; token: its life
 	atFault                 // the next fault
 	atRestart               // w is started again; token: its life
 	atContinue              // w is not stopped, cut off, slow or stuck any more; token: that trouble

@@ -141,7 +141,7 @@ func (w *world) copied(k *worker) {
 	k.queue = k.queue[:0]
 	k.moves++
 	w.say(k)
-	if len(k.mine) > 0 && !k.group.closed {
+	if (len(k.mine) > 0 || k.view.Save || k.round == uint64(len(k.lesson.states)-1)) && !k.group.closed {
 		w.begin(k)
 	}
 }
@@ -163,12 +163,18 @@ func (w *world) arrive(k *worker, g *group) {
 	if g.arrived++; g.arrived < g.size {
 		return
 	}
+	for _, slot := range g.joined {
+		if w.workers[slot].group != g { // its host went off, after it had brought its terms: a ring needs everybody to the end
+			w.close(g, g.ids[0])
+			return
+		}
+	}
 	w.result.Steps++
 	if g.view < w.newestDone {
 		w.stray(g)
 	}
 	w.newestDone = max(w.newestDone, g.view)
-	w.recovered()
+	w.recovered(g.view)
 	for _, slot := range g.joined {
 		m := w.workers[slot]
 		w.at(w.dice.between(0, 5), event{kind: atReduced, w: slot, token: m.task, x: w.send(message{sum: g.sum})})

@@ -82,13 +82,14 @@ type Result struct {
 	Strays    int           // steps of a view after a newer one had completed some, by workers that the newer one did not have
 	Events    int           // of the simulation
 	Virtual   time.Duration // that went by
-	Recover   []Recovery    // faults that stopped the ring, and when it next completed a step
+	Recover   []Recovery    // faults that stopped a ring of several, and when one next completed a step
 }
 
 // Recovery is how long nothing was done after a fault.
 type Recovery struct {
-	Kind FaultKind
-	Time time.Duration
+	Kind  FaultKind
+	Time  time.Duration
+	Alone bool // nothing else went wrong shortly before or meanwhile
 }
 
 // Run plays one sequence. It always returns the same for the same seed and configuration.
@@ -127,6 +128,7 @@ type world struct {
 	proposals []*proposal // by number
 	commitAt  int64       // of the newest proposal
 	slowDisk  int64       // until when the disk is slow
+	flaky     bool        // no session lasts longer than two seconds, until the faults are over
 	disorder  int64       // until when messages are late, come twice, out of order
 
 	workers  []*worker
@@ -141,6 +143,9 @@ type world struct {
 	troubles   int   // that are not over
 	faultAt    int64 // of the fault that stopped the ring; 0: none did
 	faultKind  FaultKind
+	faultView  uint64
+	mixed      bool   // there was another shortly before or since
+	lastStrike int64  // when the last fault was
 	newestDone uint64 // view of the newest ring that completed a step
 	moved      int64  // when anything was last recorded
 }
@@ -184,6 +189,7 @@ func newWorld(seed uint64, c Config) *world {
 	w.result.Seed = seed
 	w.q.heap = make([]event, 0, 256)
 	w.faultsLeft = 3 + w.dice.below(10)
+	w.flaky = w.dice.chance(15)
 	for i := range 2 {
 		l := newLesson(w, i)
 		w.jobs = append(w.jobs, l)
@@ -300,7 +306,9 @@ func (w *world) handle(e event) {
 	case atMessage:
 		w.told(k, e.x)
 	case atLost:
-		w.lost(k, e.x)
+		if e.token != helloTimeout || k.welcome == 0 || w.flaky && w.calm == 0 {
+			w.lost(k, e.x)
+		}
 	case atHeartbeat:
 		w.heartbeat(k)
 	case atCommit:

@@ -43,6 +43,7 @@ type worker struct {
 	keptFor  uint64
 	upload   record // on its way to the coordinators
 	uploads  string // the job of which it is; empty: none is
+	uploadNo uint64
 	finished bool
 
 	// What is wrong with it.
@@ -105,10 +106,13 @@ func (w *world) dial(k *worker) {
 	h := membership.Hello{Protocol: 1, Version: "1", Host: host, Machine: host, Device: "cpu:" + string(rune('0'+k.slot)), Address: host, PID: k.life, Previous: k.id,
 		Data: membership.Dataset{TrainSHA256: "t", TrainImages: uint32(w.jobs[0].images), Classes: 10}}
 	w.at(w.delay(), event{kind: atHello, w: k.slot, x: w.send(message{conn: k.conn, hello: h})})
-	w.at(2*int64(w.c.FailAfter), event{kind: atLost, w: k.slot, x: k.conn, token: 1})
+	w.at(2*int64(w.c.FailAfter), event{kind: atLost, w: k.slot, x: k.conn, token: helloTimeout})
 }
 
-// lost is the end of a connection. Token 1: only if nobody has answered yet.
+// helloTimeout is the token of an atLost that counts only if nobody has answered yet.
+const helloTimeout = 1
+
+// lost is the end of a connection.
 func (w *world) lost(k *worker, conn uint64) {
 	if k.conn != conn {
 		return
@@ -140,7 +144,12 @@ func (w *world) told(k *worker, x uint64) {
 		}
 	case m.refusal == membership.Fenced:
 		w.leave(k)
-		k.view, k.mine, k.phase, k.fault, k.stuck = membership.View{}, nil, membership.Ready, nil, false
+		k.view, k.mine, k.phase, k.fault = membership.View{}, nil, membership.Ready, nil
+		if k.stuck { // its supervisor starts it again
+			k.stuck = false
+			k.trouble++
+			w.troubles--
+		}
 		w.lost(k, k.conn)
 	case m.refusal != "":
 		w.end(k, true)
@@ -157,7 +166,7 @@ func (w *world) adopt(k *worker, v *membership.View) {
 	k.view, k.fault, k.mine = *v, nil, nil
 	if v.Job != k.job {
 		k.job, k.lesson = v.Job, w.lesson(v.Job)
-		k.has, k.copying, k.finished, k.kept = false, false, false, 0
+		k.has, k.copying, k.finished, k.kept, k.uploads = false, false, false, 0, ""
 		k.copy++
 	}
 	for i := range v.Members {
@@ -276,16 +285,17 @@ func (w *world) save(k *worker) {
 		return
 	}
 	k.uploads, k.upload = k.job, k.record
-	w.at(w.dice.between(30, 250), event{kind: atSaved, w: k.slot, token: k.life, x: k.record.update})
+	k.uploadNo++
+	w.at(w.dice.between(30, 250), event{kind: atSaved, w: k.slot, token: k.life, x: k.uploadNo})
 }
 
-func (w *world) saved(k *worker, update uint64) {
-	of := k.uploads
-	k.uploads = ""
-	l := k.lesson
-	if l == nil || of != k.job || k.upload.update != update {
-		return
+// saved is when an upload is whole.
+func (w *world) saved(k *worker, number uint64) {
+	if number != k.uploadNo || k.uploads != k.job || k.lesson == nil {
+		return // another has taken its place, or the job is not this worker's any more
 	}
+	k.uploads = ""
+	l, update := k.lesson, k.upload.update
 	l.saves[update] = k.upload
 	name := checkpointName(update)
 	w.ask(membership.Command{File: &membership.File{Job: k.job, Node: "a", File: membership.FileState{Path: name, Size: 1, SHA256: "s"}}},
