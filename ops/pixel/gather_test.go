@@ -124,6 +124,37 @@ func TestGatherTwin(t *testing.T) {
 	t.Logf("largest difference %g", most)
 }
 
+// Crops and mirror images by whole pixels have a way of their own to bfloat16.
+func TestGatherCrops(t *testing.T) {
+	const n = 3
+	recs := records(n)
+	r := rand.New(rand.NewPCG(5, 6))
+	for round := range 300 {
+		spec := OutSpec{Size: 1 + r.IntN(160), DType: BF16, Layout: NHWC}.ImageNet()
+		if round%5 == 0 {
+			spec.Mean, spec.Std = [3]float32{}, tyingStd(t)
+		}
+		w := Identity(Side)
+		reach := []int{8, 8, 200}[round%3]
+		m := Shift(float64(r.IntN(2*reach+1)-reach), float64(r.IntN(2*reach+1)-reach))
+		if r.IntN(2) == 0 {
+			m = m.Then(Mirror(Side))
+		}
+		w.Map, w.Border, w.Fill = m.Fixed(), Border(r.IntN(2)), [3]uint8{1, 20, 255}
+		index, warps := []int32{int32(round % n)}, []Warp{w}
+		dst := make([]byte, spec.Bytes())
+		if err := Gather(dst, recs, index, warps, spec); err != nil {
+			t.Fatal(err)
+		}
+		got, want := values(dst, 1, spec), gather(recs, index, warps, spec)
+		for i := range got {
+			if b := math.Float32frombits(uint32(bf16(want[i])) << 16); got[i] != b {
+				t.Fatalf("value %v, want %v, at x %d y %d of %d pixels of image %d, %+v", got[i], b, i/3%spec.Size, i/3/spec.Size, spec.Size, index[0], w)
+			}
+		}
+	}
+}
+
 // tyingStd makes bytes multiples of 257, many of which lie midway between two bfloat16.
 func tyingStd(t *testing.T) [3]float32 {
 	std := float32(1. / (255 * 257))

@@ -109,6 +109,34 @@ class Image {
     }
   }
 
+  // A row of the record, one way or the other, whose ends repeat a pixel.
+  struct Run {
+    const uint8_t *first;  // pixel 0; all pixels can be read, but only those of from..to-1 are meant
+    bool forwards;
+    int from, to;
+    const uint8_t *before, *after;  // the pixels that stand for the others
+  };
+
+  // Whether row y is one.
+  bool run(int y, int size, Run *run) const {
+    if (!straight_ || warp_.steps != 0 || warp_.tone != MPP_TONE_NONE) return false;
+    const int32_t *m = warp_.map;
+    const int x = (m[2] + kHalfPixel) >> kCoordBits, line = (m[4] * y + m[5] + kHalfPixel) >> kCoordBits;
+    if (warp_.border == MPP_FILL && (line < 0 || line >= MPP_SIDE)) return false;
+    const int at = clamp(line, 0, MPP_SIDE - 1) * MPP_SIDE, low = at + (m[0] > 0 ? x : x - size + 1);
+    if (low < 0 || low + size > MPP_SIDE * MPP_SIDE) return false;
+    const uint8_t *left = p_.record + at * 3, *right = left + (MPP_SIDE - 1) * 3;
+    if (warp_.border == MPP_FILL) left = right = warp_.fill;
+    if (m[0] > 0) {
+      const int from = clamp(-x, 0, size);
+      *run = {p_.record + (at + x) * 3, true, from, clamp(MPP_SIDE - x, from, size), left, right};
+    } else {
+      const int from = clamp(x - (MPP_SIDE - 1), 0, size);
+      *run = {p_.record + (at + x) * 3, false, from, clamp(x + 1, from, size), right, left};
+    }
+    return true;
+  }
+
   // A row that is one of the record's as it stands, or null.
   const uint8_t *same_row(int y, int size) const {
     const int32_t *m = warp_.map;
@@ -202,10 +230,10 @@ class Scratch {
         if ((bits & 0xFFFF) == 0x8000) norm.ties = plane_norm[c].ties = true;
       }
     }
-    for (int i = 0; i + 16 <= 3 * out.size; i += 16) {
+    for (int i = 0; i < 3 * out.size; i += 16) {
       for (int k = 0; k < 16; k++) {
-        split_mean_[i + k % 2 * 8 + k / 2] = mean_[i + k];
-        split_scale_[i + k % 2 * 8 + k / 2] = scale_[i + k];
+        split_mean_[i + k % 2 * 8 + k / 2] = out.mean[(i + k) % 3];
+        split_scale_[i + k % 2 * 8 + k / 2] = out.scale[(i + k) % 3];
       }
     }
   }
@@ -225,6 +253,16 @@ void write_row(const Scratch &s, const uint8_t *rgb, uint8_t *plane, int y, int 
     channel_row(rgb, c, size, plane);
     normalise_row(plane, s.plane_norm[c], size, image + (static_cast<size_t>(c) * size + y) * size);
   }
+}
+
+void write_run(const Scratch &s, const Image::Run &run, int size, uint16_t *to) {
+  if (run.forwards) {
+    normalise_row(run.first, s.norm, 3 * size, to);
+  } else {
+    normalise_reverse_row(run.first, s.norm, size, to);
+  }
+  if (run.from > 0) normalise_repeat_row(run.before, s.norm, run.from, to);
+  if (run.to < size) normalise_repeat_row(run.after, s.norm, size - run.to, to + 3 * run.to);
 }
 
 template <class Out>
@@ -248,6 +286,12 @@ void gather_one(Scratch &s, const mpp_warp &w, const mpp_out &out, const uint8_t
   for (int y = 0; y < size; y++) {
     if (after && y < MPP_SIDE) {
       for (int i = 0; i < kPart; i += kLine) __builtin_prefetch(after + y * kPart + i);
+    }
+    if constexpr (sizeof(Out) == 2) {
+      if (Image::Run run; out.layout == MPP_NHWC && w.mix == MPP_MIX_NONE && s.own.run(y, size, &run)) {
+        write_run(s, run, size, image + static_cast<size_t>(y) * size * 3);
+        continue;
+      }
     }
     if constexpr (!raw) {
       const uint8_t *same = w.mix == MPP_MIX_NONE ? s.own.same_row(y, size) : nullptr;

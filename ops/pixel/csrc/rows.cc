@@ -117,6 +117,56 @@ __attribute__((target("avx2"))) void normalise_avx2(const uint8_t *v, const Norm
   }
   normalise(v + i, norm.mean + i, norm.scale + i, n - i, to + i);
 }
+
+// Five pixels at a time, so that every vector begins with the first channel; its sixteenth value is nobody's.
+template <bool ties>
+class Fives {
+ public:
+  __attribute__((target("avx2"))) explicit Fives(const Norm &norm)
+      : even_mean_(_mm256_loadu_ps(norm.split_mean)), odd_mean_(_mm256_loadu_ps(norm.split_mean + 8)),
+        even_scale_(_mm256_loadu_ps(norm.split_scale)), odd_scale_(_mm256_loadu_ps(norm.split_scale + 8)) {}
+
+  // evens and odds spread the bytes at even and odd places.
+  __attribute__((target("avx2"), always_inline)) __m256i operator()(__m128i bytes, __m256i evens, __m256i odds) const {
+    const __m256i x = _mm256_broadcastsi128_si256(bytes);
+    const __m256 even = _mm256_cvtepi32_ps(_mm256_shuffle_epi8(x, evens)), odd = _mm256_cvtepi32_ps(_mm256_shuffle_epi8(x, odds));
+    return _mm256_blend_epi16(_mm256_srli_epi32(rounded<ties>(_mm256_mul_ps(_mm256_sub_ps(even, even_mean_), even_scale_)), 16),
+                              rounded<ties>(_mm256_mul_ps(_mm256_sub_ps(odd, odd_mean_), odd_scale_)), 0xAA);
+  }
+
+ private:
+  __m256 even_mean_, odd_mean_, even_scale_, odd_scale_;
+};
+
+template <bool ties>
+__attribute__((target("avx2"))) void reverse_avx2(const uint8_t *from, const Norm &norm, int n, uint16_t *to) {
+  const __m256i evens = _mm256_setr_epi8(12, -1, -1, -1, 14, -1, -1, -1, 10, -1, -1, -1, 6, -1, -1, -1,  //
+                                         8, -1, -1, -1, 4, -1, -1, -1, 0, -1, -1, -1, 2, -1, -1, -1);
+  const __m256i odds = _mm256_setr_epi8(13, -1, -1, -1, 9, -1, -1, -1, 11, -1, -1, -1, 7, -1, -1, -1,  //
+                                        3, -1, -1, -1, 5, -1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1);
+  const Fives<ties> fives(norm);
+  for (; n > 5; n -= 5, from -= 15, to += 15) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from - 12));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), fives(bytes, evens, odds));
+  }
+  uint8_t rest[16] = {};
+  std::memcpy(rest + 3 * (5 - n), from - 3 * (n - 1), static_cast<size_t>(n) * 3);
+  const __m256i values = fives(_mm_loadu_si128(reinterpret_cast<const __m128i *>(rest)), evens, odds);
+  std::memcpy(to, &values, static_cast<size_t>(n) * 6);
+}
+
+template <bool ties>
+__attribute__((target("avx2"))) void repeat_avx2(const uint8_t *pixel, const Norm &norm, int n, uint16_t *to) {
+  const __m256i evens = _mm256_setr_epi8(0, -1, -1, -1, 2, -1, -1, -1, 1, -1, -1, -1, 0, -1, -1, -1,  //
+                                         2, -1, -1, -1, 1, -1, -1, -1, 0, -1, -1, -1, 2, -1, -1, -1);
+  const __m256i odds = _mm256_setr_epi8(1, -1, -1, -1, 0, -1, -1, -1, 2, -1, -1, -1, 1, -1, -1, -1,  //
+                                        0, -1, -1, -1, 2, -1, -1, -1, 1, -1, -1, -1, -1, -1, -1, -1);
+  int32_t word;
+  std::memcpy(&word, pixel, 4);
+  const __m256i values = Fives<ties>(norm)(_mm_cvtsi32_si128(word), evens, odds);
+  for (; n > 5; n -= 5, to += 15) _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), values);
+  std::memcpy(to, &values, static_cast<size_t>(n) * 6);
+}
 #endif
 
 }  // namespace
@@ -265,6 +315,24 @@ void normalise_row(const int32_t *v, const Norm &norm, int n, float *to) {
 }
 void normalise_row(const int32_t *v, const Norm &norm, int n, uint16_t *to) {
   pick(v, norm, n, to);
+}
+
+void normalise_reverse_row(const uint8_t *from, const Norm &norm, int n, uint16_t *to) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) {
+    return norm.ties ? reverse_avx2<true>(from, norm, n, to) : reverse_avx2<false>(from, norm, n, to);
+  }
+#endif
+  for (int i = 0; i < n; i++) normalise(from - 3 * i, norm.mean, norm.scale, 3, to + 3 * i);
+}
+
+void normalise_repeat_row(const uint8_t *pixel, const Norm &norm, int n, uint16_t *to) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) {
+    return norm.ties ? repeat_avx2<true>(pixel, norm, n, to) : repeat_avx2<false>(pixel, norm, n, to);
+  }
+#endif
+  for (int i = 0; i < n; i++) normalise(pixel, norm.mean, norm.scale, 3, to + 3 * i);
 }
 
 }  // namespace mpp

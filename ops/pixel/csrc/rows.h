@@ -33,7 +33,7 @@ void channel_row(const uint8_t *rgb, int channel, int n, uint8_t *plane);
 // What is taken from the values of a row, one by one, and what they are multiplied by.
 struct Norm {
   const float *mean, *scale;
-  const float *split_mean, *split_scale;  // the same, but of each sixteen whole ones those at even places first
+  const float *split_mean, *split_scale;  // the same, but of each sixteen those at even places first; at least sixteen
   bool ties;  // one of the 256 bytes becomes a number midway between two bfloat16
 };
 
@@ -42,5 +42,9 @@ void normalise_row(const uint8_t *v, const Norm &norm, int n, float *to);
 void normalise_row(const uint8_t *v, const Norm &norm, int n, uint16_t *to);
 void normalise_row(const int32_t *v, const Norm &norm, int n, float *to);
 void normalise_row(const int32_t *v, const Norm &norm, int n, uint16_t *to);
+// n pixels in reverse order, the first of them at from, and n times the same pixel; norm is one of interleaved pixels. Each reads
+// a byte more.
+void normalise_reverse_row(const uint8_t *from, const Norm &norm, int n, uint16_t *to);
+void normalise_repeat_row(const uint8_t *pixel, const Norm &norm, int n, uint16_t *to);
 
 }  // namespace mpp
