@@ -64,7 +64,7 @@ func (o *coordinatorOptions) complete() error {
 	if err != nil {
 		return err
 	}
-	o.config.Peers, o.config.DataDir = peers, filepath.Join(o.dataDir, "raft")
+	o.config.Peers, o.config.DataDir = peers, filepath.Join(o.dataDir, raftFolder)
 	if o.config.ID != "" {
 		return nil
 	}
@@ -109,7 +109,7 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	o.config.Version = version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
 	return withHub(ctx, hubConfig{
-		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, "nats"), log: log, archive: true,
+		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), log: log, archive: true,
 		story: func(event *mppb.Event) { fmt.Fprintln(e.human(), eventLine(newEventInfo(event))) },
 	}, func(ctx context.Context, h *hub) error {
 		if e.json {

@@ -151,7 +151,7 @@ func startNATSProcess(ctx context.Context, c fleetConfig) (*natsProcess, error) 
 	if err != nil {
 		return nil, err
 	}
-	port, err := os.ReadFile(filepath.Join(c.dir, f.nodes[0].id, "data", "nats", portFile))
+	port, err := os.ReadFile(filepath.Join(c.dir, f.nodes[0].id, "data", natsFolder, portFile))
 	if err != nil {
 		f.close()
 		return nil, fmt.Errorf("find the port of NATS: %w", err)

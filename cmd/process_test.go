@@ -48,9 +48,10 @@ func trainIn(t *testing.T, args ...string) trained {
 }
 
 // startTraining trains in a process of its own, and returns it once a checkpoint of its run is whole.
-func startTraining(t *testing.T, runs string, args ...string) (p *process, run string) {
+func startTraining(t *testing.T, args ...string) (p *process, run string) {
 	t.Helper()
-	p, err := startProcess(processConfig{name: "mp train", program: os.Args[0], args: args, log: filepath.Join(t.TempDir(), "train.log")})
+	runs := filepath.Join(t.TempDir(), "runs")
+	p, err := startProcess(processConfig{name: "mp train", program: os.Args[0], args: append(args, "--runs", runs), log: filepath.Join(t.TempDir(), "train.log")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func childrenOf(pid int) []int {
 
 // A run that is killed, stopped or loses a worker ends with the bits of one that was left alone, with any number of workers.
 func TestRunsSurvive(t *testing.T) {
-	args, runs := shortRun(t)
+	args, _ := shortRun(t)
 	want := trainIn(t, append(args, "--workers", "1")...)
 	same := func(what string, got trained) {
 		t.Helper()
@@ -119,7 +120,7 @@ func TestRunsSurvive(t *testing.T) {
 		}, exitDone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, run := startTraining(t, runs, append(args, "--workers", c.workers)...)
+			p, run := startTraining(t, append(args, "--workers", c.workers)...)
 			children := childrenOf(p.pid)
 			if len(children) == 0 {
 				t.Errorf("training has no children")

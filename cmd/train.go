@@ -24,9 +24,11 @@ import (
 const jobFile = "job.yaml"
 
 // Folders of a run's directory that only `mp train` makes: the embedded coordinator's memory, and a log and a folder of
-// temporary files for each worker.
+// temporary files for each worker. `mp coordinator` has the first one's in its --data-dir.
 const (
 	clusterFolder = "cluster"
+	raftFolder    = "raft" // in clusterFolder
+	natsFolder    = "nats" // likewise
 	workersFolder = "workers"
 )
 
@@ -171,8 +173,12 @@ func (r run) canBegin(ctx context.Context, trainPack, valPack *data.Pack) error 
 		return err
 	}
 	defer device.Close()
+	spec := r.spec
+	if r.directory != "" && exists(filepath.Join(r.directory, clusterFolder, raftFolder)) {
+		spec.Resume = "" // the coordinator remembers how far the run has come, even if that is not to its first checkpoint
+	}
 	w, err := worker.New(ctx, worker.Config{
-		Spec: r.spec, Train: trainPack, Val: valPack, Directory: r.directory, Device: device, Sink: metrics.Tee(nil), Version: version(),
+		Spec: spec, Train: trainPack, Val: valPack, Directory: r.directory, Device: device, Sink: metrics.Tee(nil), Version: version(),
 	})
 	if err != nil {
 		return err

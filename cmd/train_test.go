@@ -25,7 +25,6 @@ func TestRunsThatCannotBegin(t *testing.T) {
 	}{
 		{"weights cut short", "cut.pth", append(train, "--init", cut)},
 		{"resume from nowhere", "there is no such run", append(train, "--resume", filepath.Join(dir, "nowhere"))},
-		{"batch larger than the data", "at most 8", append(train, "--batch-size", "64")},
 		{"no such folder", "no folder", []string{"train", filepath.Join(dir, "none"), "--cpu", "--runs", runs}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

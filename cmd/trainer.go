@@ -43,7 +43,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	t.people = &audience{Sink: shown}
 	c := coordinator.DefaultConfig()
 	c.Listen, c.FailAfter, c.Version, c.Dismiss = "127.0.0.1:0", t.failAfter, version(), true
-	c.DataDir = filepath.Join(t.directory, clusterFolder, "raft")
+	c.DataDir = filepath.Join(t.directory, clusterFolder, raftFolder)
 	c.RunsDir = filepath.Dir(t.directory)
 	log, closeLog, err := t.log()
 	if err != nil {
@@ -52,7 +52,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	defer closeLog()
 	var result trained
 	err = withHub(ctx, hubConfig{
-		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, "nats"), log: log, console: t.people,
+		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, natsFolder), log: log, console: t.people,
 		story: t.general,
 	}, func(hubCtx context.Context, h *hub) error {
 		var err error
