@@ -42,7 +42,7 @@ func TestKilledWriter(t *testing.T) {
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for start := time.Now(); !exists(filepath.Join(dir, latestName)); time.Sleep(time.Millisecond) {
+		for start := time.Now(); !exists(filepath.Join(dir, latestName)) || !exists(filepath.Join(dir, bestName)); time.Sleep(time.Millisecond) {
 			if time.Since(start) > 30*time.Second {
 				t.Fatal("the writer wrote nothing in 30 s")
 			}

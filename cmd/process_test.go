@@ -32,7 +32,7 @@ func shortRun(t *testing.T) (args []string, runs string) {
 		t.Fatal(stderr)
 	}
 	runs = filepath.Join(dir, "runs")
-	return []string{"train", images, "--cpu", "--model", "scenenet", "--image-size", "32", "--batch-size", "8", "--shards", "4", "--epochs", "3",
+	return []string{"train", images, "--cpu", "--model", "simplenet", "--image-size", "32", "--batch-size", "8", "--shards", "4", "--epochs", "3",
 		"--checkpoint-every", "4", "--print-freq", "2", "--runs", runs, "--json"}, runs
 }
 

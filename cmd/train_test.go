@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mp/checkpoint"
 )
 
 // A run that cannot begin ends with 64, one line that says why, and leaves nothing behind.
@@ -18,6 +20,11 @@ func TestRunsThatCannotBegin(t *testing.T) {
 	if err := os.WriteFile(cut, []byte("PK\x03\x04 and no more"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	other, err := checkpoint.Write(dir, "other", &checkpoint.State{
+		Model: []checkpoint.Tensor{checkpoint.FromFloat32s("a", []int64{1}, []float32{1})}, Meta: checkpoint.Meta{Arch: "simplenet"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	train := []string{"train", images, "--cpu", "--batch-size", "4", "--runs", runs, "-q"}
 	for _, c := range []struct {
 		name, want string
@@ -25,6 +32,7 @@ func TestRunsThatCannotBegin(t *testing.T) {
 	}{
 		{"weights cut short", "cut.pth", append(train, "--init", cut)},
 		{"resume from nowhere", "there is no such run", append(train, "--resume", filepath.Join(dir, "nowhere"))},
+		{"resume of another model", "give --model simplenet", append(train, "--model", "scenenet", "--resume", other)},
 		{"no such folder", "no folder", []string{"train", filepath.Join(dir, "none"), "--cpu", "--runs", runs}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

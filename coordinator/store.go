@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // logs is what raft keeps on disk, except snapshots.
@@ -30,9 +31,9 @@ func openLogs(dir string) (logs, error) {
 	path := filepath.Join(dir, "raft.db")
 	s, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType}, MsgpackUseNewTimeFormat: true})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: %s is in use: another coordinator runs with this data directory", ErrConfig, path)
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("%w: %s is damaged or not a raft log (%v): move the directory away; this node then copies everything from the others, or starts anew if it is alone", ErrConfig, path, err)
 	case err != nil:
 		return nil, fmt.Errorf("open raft's log %s: %w", path, err)

@@ -242,12 +242,11 @@ func (c *Client) allForeign() bool {
 
 // trial is one Do: how long to wait, and what to tell.
 type trial struct {
-	client  *Client
-	hops    int           // calls since the last wait
-	pause   time.Duration // the last wait
-	quiet   time.Time     // since when nobody has answered
-	warned  bool
-	deadEnd []string
+	client *Client
+	hops   int           // calls since the last wait
+	pause  time.Duration // the last wait
+	quiet  time.Time     // since when nobody has answered
+	warned bool
 }
 
 const (

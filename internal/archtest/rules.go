@@ -39,7 +39,7 @@ func rooms() []room {
 		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
 		{"mppb", nil, []string{"google.golang.org/grpc/...", "google.golang.org/protobuf/..."}, "the protocol belongs to nobody"},
 		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},
-			[]string{"github.com/hashicorp/...", "go.etcd.io/bbolt", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
+			[]string{"github.com/hashicorp/...", "go.etcd.io/bbolt/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
 			"a coordinator meets workers in mppb only, and needs no libtorch"},
 		{"coordinator/membership", nil, nil, "who computes what is decided without I/O, so that every decision can be replayed"},
 		{"coordinator/membership/sim", []string{"coordinator/membership"}, nil, "a simulation has its own clock, network and workers: the same seed gives the same story on any machine"},
