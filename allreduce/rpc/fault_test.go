@@ -139,7 +139,7 @@ func withChildren(t *testing.T, n int, failAfter time.Duration) (allreduce.Group
 }
 
 // sumUntilBroken sums until the ring breaks, and does something meanwhile.
-func sumUntilBroken(t *testing.T, g allreduce.Group, meanwhile func()) (error, time.Duration) {
+func sumUntilBroken(t *testing.T, g allreduce.Group, meanwhile func()) (time.Duration, error) {
 	t.Helper()
 	broke := make(chan error)
 	go func() {
@@ -156,7 +156,7 @@ func sumUntilBroken(t *testing.T, g allreduce.Group, meanwhile func()) (error, t
 	if later := g.Max(context.Background(), nil); !errors.Is(later, allreduce.ErrBroken) {
 		t.Errorf("a later call got %v, want ErrBroken", later)
 	}
-	return err, time.Since(start)
+	return time.Since(start), err
 }
 
 // blames checks that err is a broken ring with one member at fault.
@@ -171,7 +171,7 @@ func blames(t *testing.T, err error, rank int, kind string) {
 func TestAKilledProcessIsNoticedAtOnce(t *testing.T) {
 	for _, victim := range []int{1, 2, 3} {
 		g, members := withChildren(t, 4, 20*time.Second)
-		err, took := sumUntilBroken(t, g, func() { members[victim].Process.Kill() })
+		took, err := sumUntilBroken(t, g, func() { members[victim].Process.Kill() })
 		blames(t, err, victim, allreduce.KindConnection)
 		t.Logf("rank 0 noticed the end of rank %d after %v: %v", victim, took, err)
 		if took > 5*time.Second { // FailAfter is 20 s; an idle machine needs milliseconds
@@ -191,7 +191,7 @@ func TestAKilledProcessIsNoticedAtOnce(t *testing.T) {
 func TestAStoppedProcessIsSilent(t *testing.T) {
 	const failAfter = 500 * time.Millisecond
 	g, members := withChildren(t, 3, failAfter)
-	err, took := sumUntilBroken(t, g, func() { members[2].Process.Signal(syscall.SIGSTOP) })
+	took, err := sumUntilBroken(t, g, func() { members[2].Process.Signal(syscall.SIGSTOP) })
 	blames(t, err, 2, allreduce.KindSilence)
 	t.Logf("noticed after %v: %v", took, err)
 	if took < failAfter/2 {

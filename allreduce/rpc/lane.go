@@ -121,8 +121,16 @@ const leastShared = 4 << 10
 // parcel is memory for a piece to send.
 type parcel struct {
 	data []byte
-	slot uint64 // where in the outbox, if shared
-	body mem.Buffer
+	slot uint64     // where in the outbox, if shared
+	body mem.Buffer // for the stream; nil: shared, or empty
+}
+
+// checksum continues the checksum that goes with the parcel by bytes of it.
+func (p *parcel) checksum(g *group, crc uint32, b []byte) uint32 {
+	if p.body == nil {
+		return g.sample(crc, b)
+	}
+	return g.checksum(crc, b)
 }
 
 // parcel returns memory for a piece of length bytes; send or nothing must follow.
@@ -183,7 +191,7 @@ func (l *lane) take(f *incoming, use func(q []int32, at int)) error {
 		body := l.theirs[f.slot:][:f.length]
 		for lo := 0; lo < len(body); lo += stride {
 			b := body[lo:min(lo+stride, len(body))]
-			crc = l.group.checksum(crc, b)
+			crc = l.group.sample(crc, b)
 			use(integersOf(b), lo/4)
 		}
 		l.used++

@@ -299,7 +299,7 @@ func (r *ring) begin(wave int) error {
 	for at := 0; at < len(p.data); at += stride {
 		b := p.data[at:min(at+stride, len(p.data))]
 		r.Load(integersOf(b), lo+at/4)
-		h.crc = r.lane.group.checksum(h.crc, b)
+		h.crc = p.checksum(r.lane.group, h.crc, b)
 	}
 	return r.send(h, p)
 }
@@ -325,11 +325,17 @@ func (r *ring) step(round, step int) error {
 	out := integersOf(p.data)
 	h := header{step: uint32(step) + 1, offset: uint64(4 * lo)}
 	if r.Gather(step) {
-		h.crc = f.crc
+		if same := f.shared == (p.body == nil); same {
+			h.crc = f.crc
+		}
+		fresh := h.crc == 0 && !ends
 		err = r.lane.take(f, func(q []int32, at int) {
 			r.Store(q, lo+at)
 			if !ends {
 				copy(out[at:], q)
+			}
+			if fresh {
+				h.crc = p.checksum(g, h.crc, bytesOf(q))
 			}
 		})
 	} else {
@@ -340,7 +346,7 @@ func (r *ring) step(round, step int) error {
 			if r.Gather(step + 1) {
 				r.Store(sum, lo+at)
 			}
-			h.crc = g.checksum(h.crc, bytesOf(sum))
+			h.crc = p.checksum(g, h.crc, bytesOf(sum))
 		})
 	}
 	if err != nil || ends {

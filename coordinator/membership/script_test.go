@@ -76,7 +76,6 @@ type stage struct {
 	now    time.Duration
 	actors []*actor
 	out    bytes.Buffer
-	quiet  bool
 }
 
 // actor plays a worker.
@@ -236,7 +235,7 @@ func (s *stage) start(name string, o map[string]string) {
 	}
 	a := s.actors[i]
 	pid, id, hello := a.pid, a.id, a.hello
-	*a = *(&actor{name: name, alive: true, pid: pid + 100, shardSeconds: max(atof(o["speed"]), 0.01)})
+	*a = actor{name: name, alive: true, pid: pid + 100, shardSeconds: max(atof(o["speed"]), 0.01)}
 	or := func(key, otherwise string) string {
 		if v := o[key]; v != "" {
 			return v
