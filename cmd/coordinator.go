@@ -47,7 +47,7 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 	f.StringVar(&o.nats, "nats", natsEmbedded, "where metrics go: embedded, none, or the URL of a NATS server")
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server given by URL")
 	f.IntVar(&o.config.MinWorkers, "min-workers", d.MinWorkers, "workers below which a job waits")
-	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see `mp doctor`")
+	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see mp doctor")
 	f.StringVar(&o.config.Token, "token", "", "secret that workers and clients must know; empty: none")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := o.complete(); err != nil {
