@@ -63,6 +63,9 @@ func (l *Leader) removals(now time.Duration, s *State) []going {
 			l.failed(now, w, g.leave.Cause)
 			if l.member(p) && s.View.Job == l.job && l.job != "" && l.faultAt == 0 {
 				l.faultAt = max(g.at, 1)
+				if t := l.trouble; t != nil {
+					l.faultAt = max(min(l.faultAt, t.at), 1) // others noticed first
+				}
 			}
 		}
 		all = append(all, g)

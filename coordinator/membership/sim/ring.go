@@ -164,9 +164,8 @@ func (w *world) arrive(k *worker, g *group) {
 		return
 	}
 	for _, slot := range g.joined {
-		if w.workers[slot].group != g { // its host went off, after it had brought its terms: a ring needs everybody to the end
-			w.close(g, g.ids[0])
-			return
+		if w.workers[slot].group != g {
+			return // its host went off after it had brought its terms: a ring needs everybody to the end, and waits until that is noticed
 		}
 	}
 	w.result.Steps++
