@@ -124,7 +124,8 @@ func (r *reign) start(c membership.Command) func(context.Context) (membership.Re
 	future := r.raft.Apply(text, 0)
 	return func(ctx context.Context) (membership.Result, error) {
 		done := make(chan error, 1)
-		r.c.background.Go(func() { done <- future.Error() })
+		// Nobody waits for this goroutine: raft never answers for entries that its state machine has in hand when raft stops.
+		go func() { done <- future.Error() }()
 		select {
 		case err := <-done:
 			if err != nil {
