@@ -101,7 +101,7 @@ func (w *world) leads(e event) {
 	case atStatus:
 		m := &w.messages[e.x]
 		if s := r.byConn[m.conn]; s != nil && s.worker != 0 {
-			if w.c.Mutation == NoDetection {
+			if w.c.mutation == noDetection {
 				m.status.Fault = nil
 			}
 			if r.brain.Heard(now, s.worker, m.status) {
@@ -113,7 +113,7 @@ func (w *world) leads(e event) {
 		}
 		w.release(e.x)
 	case atReset:
-		if w.c.Mutation == NoDetection {
+		if w.c.mutation == noDetection {
 			return
 		}
 		if s := r.byConn[e.x]; s != nil {
@@ -168,7 +168,7 @@ func (w *world) step() {
 		if len(p.commands) == 0 {
 			p.commands = r.brain.Decide(now, w.state)
 			w.judge(p.commands)
-			if w.c.Mutation == EagerRecord {
+			if w.c.mutation == eagerRecord {
 				w.exaggerate(p.commands)
 			}
 		}

@@ -106,7 +106,7 @@ func (w *world) formed(k *worker) {
 		k.has, k.copying, k.snapshot, k.queue = false, true, g.begin, k.queue[:0]
 		k.copy++
 		k.phase = membership.Copying
-		if w.c.Mutation == EarlyClaim {
+		if w.c.mutation == earlyClaim {
 			k.has, k.record = true, record{update: k.round}
 		}
 		w.at(w.dice.between(30, 400), event{kind: atCopied, w: k.slot, token: k.copy})

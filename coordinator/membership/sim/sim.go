@@ -7,29 +7,29 @@ import (
 	"mp/coordinator/membership"
 )
 
-// Mutation breaks a rule on purpose, to see that the simulation notices.
-type Mutation int
+// mutation breaks a rule on purpose, to see that the simulation notices.
+type mutation int
 
 // The mutations.
 const (
-	Sound        Mutation = iota // nothing is broken
-	NoFencing                    // workers join whatever ring has their size, whatever its view
-	EarlyClaim                   // who copies says that it has the whole state before it has
-	EagerRecord                  // progress is recorded as soon as one worker has it
-	DoubleShards                 // who gets a new view computes its old shards as well
-	NoDetection                  // the leader is not told when a session breaks or a ring does
-	Mutations                    // how many there are
+	sound        mutation = iota // nothing is broken
+	noFencing                    // workers join whatever ring has their size, whatever its view
+	earlyClaim                   // who copies says that it has the whole state before it has
+	eagerRecord                  // progress is recorded as soon as one worker has it
+	doubleShards                 // who gets a new view computes its old shards as well
+	noDetection                  // the leader is not told when a session breaks or a ring does
+	mutations                    // how many there are
 )
 
 // String names the mutation.
-func (m Mutation) String() string {
+func (m mutation) String() string {
 	return [...]string{"sound", "no fencing", "state claimed before it is there", "progress recorded too early", "old shards computed as well", "broken sessions unnoticed"}[m]
 }
 
 // Config says what is simulated.
 type Config struct {
 	FailAfter time.Duration
-	Mutation  Mutation
+	mutation  mutation
 	Replay    bool // also apply the log to a second replica, one that begins from a snapshot, and compare byte for byte
 }
 

@@ -44,12 +44,12 @@ func TestTheSameSeedTellsTheSameStory(t *testing.T) {
 
 // A simulation that finds nothing proves nothing unless it finds what is there.
 func TestEveryBrokenRuleIsFound(t *testing.T) {
-	for m := NoFencing; m < Mutations; m++ {
+	for m := noFencing; m < mutations; m++ {
 		found := ""
 		seed := uint64(0)
 		for ; seed < 5000 && found == ""; seed++ {
 			c := DefaultConfig()
-			c.Mutation = m
+			c.mutation = m
 			found = Run(seed, c).Violation
 		}
 		if found == "" {

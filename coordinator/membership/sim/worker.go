@@ -160,7 +160,7 @@ func (w *world) told(k *worker, x uint64) {
 // adopt takes up a view.
 func (w *world) adopt(k *worker, v *membership.View) {
 	old := k.mine
-	if w.c.Mutation != NoFencing || k.group == nil || len(v.Members) != k.group.size {
+	if w.c.mutation != noFencing || k.group == nil || len(v.Members) != k.group.size {
 		w.leave(k)
 	}
 	k.view, k.fault, k.mine = *v, nil, nil
@@ -172,7 +172,7 @@ func (w *world) adopt(k *worker, v *membership.View) {
 	for i := range v.Members {
 		if m := &v.Members[i]; m.Worker == k.id {
 			k.mine = m.Shards
-			if w.c.Mutation == DoubleShards && len(k.mine) > 0 {
+			if w.c.mutation == doubleShards && len(k.mine) > 0 {
 				k.mine = append(append([]uint32{}, k.mine...), old...)
 			}
 			k.phase = membership.Forming
