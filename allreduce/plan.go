@@ -1,7 +1,7 @@
 package allreduce
 
 // Plan is one member's order of work in a sum round a ring of Size members. The vector is cut into rounds of Size segments,
-// a message each. A round is a reduce-scatter of Size-1 steps, after which each member has one segment of the sum, and an
+// a message each; they go from the vector's end to its beginning, as a backward pass does. A round is a reduce-scatter of Size-1 steps, after which each member has one segment of the sum, and an
 // all-gather of Size-1 steps, in which the segments go round. In every step a member sends one segment to its right
 // neighbour, rank+1, and receives one from its left; what it sends in a step is what it received in the step before. All in
 // all it sends and receives 2(Size-1)/Size of the vector.
@@ -37,7 +37,7 @@ func (p Plan) Rounds() int {
 
 // Bounds returns the bounds [lo, hi) of a segment in elements. It may be empty.
 func (p Plan) Bounds(round, segment int) (lo, hi int) {
-	from := round * p.Size * p.Piece
+	from := (p.Rounds() - 1 - round) * p.Size * p.Piece
 	n := min(p.Size*p.Piece, p.Length-from)
 	each := (n + p.Size*Block - 1) / (p.Size * Block) * Block // at most Piece, which is a multiple of Block
 	return from + min(segment*each, n), from + min((segment+1)*each, n)

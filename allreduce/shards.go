@@ -49,8 +49,8 @@ type Terms struct {
 	// Ready blocks until the elements from lo to the end of all Vectors are final. lo falls from call to call and ends
 	// with 0. It is called from a goroutine of SumShards that ends before SumShards does. Nil: everything is final.
 	Ready func(ctx context.Context, lo int) error
-	// Bucket is the number of elements that are summed in one operation, a multiple of Block and the same on every
-	// member; 0: DefaultBucket.
+	// Bucket is the greatest number of elements whose exponents are agreed on in one operation, a multiple of Block and
+	// the same on every member; 0: DefaultBucket.
 	Bucket int
 	// Kernels are the loops over elements; nil functions: plain Go.
 	Kernels Kernels
@@ -62,8 +62,8 @@ type Terms struct {
 	Residual []float32
 }
 
-// DefaultBucket is the number of elements that SumShards sums in one operation unless told otherwise.
-const DefaultBucket = 1 << 20
+// DefaultBucket is 2 MB of a vector: what is read for its exponents is still in a cache when it is summed.
+const DefaultBucket = 1 << 18
 
 // SumShards sets out to the sum of the vectors of all shards of all members. All members call it with vectors of one
 // length; each of them gets the same bits, and they depend on the shards alone: not on which member brings which, on how
@@ -72,14 +72,14 @@ const DefaultBucket = 1 << 20
 // integers add up to the same whatever comes first. The error of a sum is at most half a unit of these for every shard,
 // and its own rounding to float32.
 //
-// It goes through the vector in buckets from its end to its beginning; the Max of one bucket overlaps with the Sum of the
-// one before. out must not overlap any vector. The group's errors are Group's; after a NotFiniteError, which all members
-// return, the group is whole and out undefined. An error of t.Ready leaves the group broken.
+// It goes through the vector from its end to its beginning; the Max of one bucket overlaps with the Sum of those before.
+// out must not overlap any vector. The group's errors are Group's; after a NotFiniteError, which all members return, the
+// group is whole and out undefined. An error of t.Ready leaves the group broken, one about t itself leaves it whole.
 func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	if err := t.validate(len(out), g.Size()); err != nil {
 		return err
 	}
-	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), exponents: make([]byte, blocks(len(out)))}
+	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), exponents: make([]byte, blocks(len(out))), known: len(out)}
 	s.Kernels = t.Kernels.WithDefaults()
 	if s.Bucket == 0 {
 		s.Bucket = DefaultBucket
@@ -143,17 +143,26 @@ type shardSum struct {
 	out       []float32
 	bits      int    // magnitude of a shard's integers
 	exponents []byte // one a block of out
+	known     int    // exponents from this element on are those of the group, as far as sum knows
 	bad       bool   // some block is not finite
 }
 
-// below is the beginning of the bucket that ends before element hi.
+// below is the beginning of the bucket that ends before element hi. The first buckets are small, so that the sum can begin.
 func (s *shardSum) below(hi int) int {
-	lo := (hi - 1) / s.Bucket * s.Bucket
+	n := s.Bucket
+	for n > firstBucket && n > 2*(len(s.out)-hi) {
+		n /= 2
+	}
+	n = n / Block * Block
+	lo := max(0, (hi-1)/Block*Block-n+Block)
 	if hi > len(s.Residual) {
 		lo = max(lo, len(s.Residual))
 	}
 	return lo
 }
+
+// firstBucket is the number of elements of the first bucket, where Bucket is larger.
+const firstBucket = 1 << 16
 
 // agree finds the exponents of all buckets, the last bucket first, and sends where each bucket begins.
 func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
@@ -186,9 +195,14 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 	return nil
 }
 
-// sum adds up each bucket as its exponents become known.
+// sum adds up what has exponents.
 func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
-	hi := len(s.out)
+	if g, ok := s.group.(Streamer); ok && len(s.out) > len(s.Residual) {
+		if err := s.stream(ctx, g, scaled); err != nil {
+			return err
+		}
+	}
+	hi := s.known
 	for lo := range scaled {
 		var err error
 		switch e := s.exponents[lo/Block : blocks(hi)]; {
@@ -207,16 +221,36 @@ func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 	return nil
 }
 
+// stream adds up in one operation all that travels in 32 bits.
+func (s *shardSum) stream(ctx context.Context, g Streamer, scaled <-chan int) error {
+	from := len(s.Residual)
+	return g.SumStream(ctx, len(s.out)-from, Stream{
+		Load: func(q []int32, at int) error {
+			at += from
+			for s.known > at {
+				lo, ok := <-scaled
+				if !ok {
+					return errors.New("no exponents")
+				}
+				s.known = lo
+			}
+			if e := s.exponents[at/Block:][:blocks(len(q))]; slices.Contains(e, notFinite) {
+				s.bad = true
+				clear(q)
+			} else {
+				s.quantize(q, at)
+			}
+			return nil
+		},
+		Store: func(q []int32, at int) {
+			at += from
+			s.Kernels.Dequantize(s.out[at:][:len(q)], q, s.exponents[at/Block:][:blocks(len(q))], s.bits)
+		},
+	})
+}
+
 // sumWhole adds up a bucket in 32 bits.
 func (s *shardSum) sumWhole(ctx context.Context, lo, hi int, e []byte) error {
-	if g, ok := s.group.(Streamer); ok {
-		return g.SumStream(ctx, hi-lo, Stream{
-			Load: func(q []int32, at int) { s.quantize(q, lo+at) },
-			Store: func(q []int32, at int) {
-				s.Kernels.Dequantize(s.out[lo+at:][:len(q)], q, e[at/Block:][:blocks(len(q))], s.bits)
-			},
-		})
-	}
 	out := s.out[lo:hi]
 	q := integers(out) // they lie in out's own memory
 	for at := 0; at < len(q); at += stride {

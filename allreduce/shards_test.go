@@ -382,18 +382,24 @@ func checkPlan(t *testing.T, size, length, piece int) {
 		return allreduce.Plan{Rank: rank, Size: size, Length: length, Piece: piece}
 	}
 	p := plan(0)
-	covered := 0
+	next := length // rounds go down, the segments of a round up
 	for round := range p.Rounds() {
+		covered, _ := p.Bounds(round, 0)
+		begin := covered
 		for s := range size {
 			lo, hi := p.Bounds(round, s)
-			if lo != covered || hi < lo || hi-lo > piece || lo < length && lo%allreduce.Block != 0 {
+			if lo != covered || hi < lo || hi-lo > piece || lo < next && lo%allreduce.Block != 0 {
 				t.Fatalf("segment %d of round %d is [%d, %d), the one before ends at %d", s, round, lo, hi, covered)
 			}
 			covered = hi
 		}
+		if covered != next {
+			t.Fatalf("round %d ends at %d, want %d", round, covered, next)
+		}
+		next = begin
 	}
-	if covered != length {
-		t.Fatalf("segments end at %d, want %d", covered, length)
+	if next != 0 {
+		t.Fatalf("segments begin at %d, want 0", next)
 	}
 	type place struct{ round, segment int }
 	has := make([]map[place]uint32, size) // whose terms are in a member's segment

@@ -42,6 +42,7 @@ type ringSpec struct {
 	TCP         bool   `json:"tcp"`
 	Inline      bool   `json:"inline"`
 	Connections int    `json:"connections"`
+	Piece       int    `json:"piece"` // bytes of a message; 0: ours to choose
 }
 
 // benchRingOptions is what `mp bench ring` is asked for.
@@ -85,6 +86,7 @@ func newBenchRingCommand(e *env) *cobra.Command {
 	f.BoolVar(&o.TCP, "tcp", false, "reach one another by TCP, as on two machines, instead of unix sockets and shared memory")
 	f.BoolVar(&o.Inline, "inline", false, "do without shared memory")
 	f.IntVar(&o.Connections, "connections", 1, "connections between two neighbours; more than one does without shared memory")
+	f.IntVar(&o.Piece, "piece", 0, "bytes of a message, a multiple of 1024; 0: chosen by the size")
 	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
 	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 30 MB from the network")
 	f.StringVar(&o.measure, "measure", "", "one rank's measurement, as JSON: what the parent process asks of its children")

@@ -103,7 +103,7 @@ func joinRing(ctx context.Context, spec ringSpec) (group allreduce.Group, leave 
 		leave()
 		return nil, nil, err
 	}
-	c := rpc.Config{Job: "bench", View: 1, Rank: spec.Rank, FailAfter: 30 * time.Second, Kernels: ringKernels(), Inline: spec.Inline, Connections: spec.Connections}
+	c := rpc.Config{Job: "bench", View: 1, Rank: spec.Rank, FailAfter: 30 * time.Second, Kernels: ringKernels(), Inline: spec.Inline, Connections: spec.Connections, Piece: spec.Piece}
 	addresses, err := peerAddresses(ctx, spec.Dir, spec.Size)
 	for _, a := range addresses {
 		c.Members = append(c.Members, rpc.Member{Address: a})

@@ -185,42 +185,42 @@ const stride = 4 * 16 * allreduce.Block
 
 // take gives the frame's body to use in strides of integers, with the element of the piece at which each begins, and then
 // checks it. It frees the frame.
-func (l *lane) take(f *incoming, use func(q []int32, at int)) error {
-	crc := uint32(0)
+func (l *lane) take(f *incoming, use func(q []int32, at int) error) error {
+	crc, err := uint32(0), error(nil)
 	if f.shared {
 		body := l.theirs[f.slot:][:f.length]
-		for lo := 0; lo < len(body); lo += stride {
+		for lo := 0; lo < len(body) && err == nil; lo += stride {
 			b := body[lo:min(lo+stride, len(body))]
 			crc = l.group.sample(crc, b)
-			use(integersOf(b), lo/4)
+			err = use(integersOf(b), lo/4)
 		}
 		l.used++
 	} else {
 		part := make([]int32, min(stride, (int(f.length)+3)&^3)/4)
 		room, n, at := bytesOf(part), 0, 0
 		flush := func() {
-			crc = l.group.checksum(crc, room[:n])
-			use(part[:n/4], at)
-			at, n = at+n/4, 0
+			if n > 0 && err == nil {
+				crc = l.group.checksum(crc, room[:n])
+				err = use(part[:n/4], at)
+				at, n = at+n/4, 0
+			}
 		}
 		f.pieces(func(b []byte) {
-			for len(b) > 0 {
+			for len(b) > 0 && err == nil {
 				k := copy(room[n:], b)
 				if b, n = b[k:], n+k; n == len(room) {
 					flush()
 				}
 			}
 		})
-		if n > 0 {
-			flush()
-		}
+		flush()
 	}
 	want := f.crc
 	f.free()
-	if crc != want {
-		return &allreduce.PeerError{Rank: l.group.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
+	if err == nil && crc != want {
+		err = &allreduce.PeerError{Rank: l.group.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
 	}
-	return nil
+	return err
 }
 
 // settle tells the left neighbour how many of its slots are free again.

@@ -86,7 +86,10 @@ func (w *work) next(want header) (*incoming, error) {
 
 func (g *group) Sum(ctx context.Context, data []int32) error {
 	return g.SumStream(ctx, len(data), allreduce.Stream{
-		Load:  func(q []int32, at int) { copy(q, data[at:]) },
+		Load: func(q []int32, at int) error {
+			copy(q, data[at:])
+			return nil
+		},
 		Store: func(q []int32, at int) { copy(data[at:], q) },
 	})
 }
@@ -101,7 +104,10 @@ func (g *group) SumStream(ctx context.Context, n int, s allreduce.Stream) error 
 		return g.sum.reduce(n, s)
 	}
 	data := make([]int32, n)
-	s.Load(data, 0)
+	if err := s.Load(data, 0); err != nil {
+		g.fail(err)
+		return g.failed()
+	}
 	if g.Size() > 1 {
 		err = g.sum.pass(opSum, bytesOf(data), func(_ int, theirs []byte) {
 			g.Kernels.Add(data, integersOf(theirs))
@@ -298,7 +304,9 @@ func (r *ring) begin(wave int) error {
 	h := header{offset: uint64(4 * lo)}
 	for at := 0; at < len(p.data); at += stride {
 		b := p.data[at:min(at+stride, len(p.data))]
-		r.Load(integersOf(b), lo+at/4)
+		if err := r.Load(integersOf(b), lo+at/4); err != nil {
+			return err
+		}
 		h.crc = p.checksum(r.lane.group, h.crc, b)
 	}
 	return r.send(h, p)
@@ -329,7 +337,7 @@ func (r *ring) step(round, step int) error {
 			h.crc = f.crc
 		}
 		fresh := h.crc == 0 && !ends
-		err = r.lane.take(f, func(q []int32, at int) {
+		err = r.lane.take(f, func(q []int32, at int) error {
 			r.Store(q, lo+at)
 			if !ends {
 				copy(out[at:], q)
@@ -337,16 +345,20 @@ func (r *ring) step(round, step int) error {
 			if fresh {
 				h.crc = p.checksum(g, h.crc, bytesOf(q))
 			}
+			return nil
 		})
 	} else {
-		err = r.lane.take(f, func(q []int32, at int) {
+		err = r.lane.take(f, func(q []int32, at int) error {
 			sum := out[at:][:len(q)]
-			r.Load(sum, lo+at)
+			if err := r.Load(sum, lo+at); err != nil {
+				return err
+			}
 			g.Kernels.Add(sum, q)
 			if r.Gather(step + 1) {
 				r.Store(sum, lo+at)
 			}
 			h.crc = p.checksum(g, h.crc, bytesOf(sum))
+			return nil
 		})
 	}
 	if err != nil || ends {
