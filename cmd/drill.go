@@ -86,6 +86,7 @@ type drill struct {
 	minWorkers   int
 	nats         bool          // with a NATS server of its own
 	failAfter    time.Duration // 0: as asked for
+	lasts        time.Duration // how long the job must last, about; 0: 20 s
 	spec         func(*job.Spec)
 	run          func(ctx context.Context, r *rehearsal) error
 }
@@ -142,6 +143,7 @@ type theatre struct {
 	program string
 	dir     string
 	calm    map[job.Spec]*mppb.Outcome // by specification: what an undisturbed run ends with
+	epoch   time.Duration              // of one epoch by one worker; 0: not measured yet
 }
 
 // newTheatre prepares images and a folder. leave removes the folder unless something there may be of use.
@@ -181,10 +183,26 @@ func newTheatre(ctx context.Context, e *env, o drillOptions) (t *theatre, leave 
 	return t, leave, nil
 }
 
-// spec is a job of some hundred short steps with everything in it that could tell one run from another: batch norm,
-// averages, augmentation.
-func (t *theatre) spec() (job.Spec, error) {
-	s, err := job.Default(job.Spec{Model: t.model, Epochs: 4})
+// spec is a job of short steps that lasts about as long as is wanted, with everything in it that could tell one run from
+// another: batch norm, averages, augmentation.
+func (t *theatre) spec(ctx context.Context, lasts time.Duration) (job.Spec, error) {
+	const calibration = 2
+	if t.epoch == 0 {
+		s, err := t.specOf(calibration)
+		if err != nil {
+			return s, err
+		}
+		if _, err := t.undisturbed(ctx, s); err != nil {
+			return s, err
+		}
+	}
+	// Several workers are faster than the one that was measured, by as many as there are cores at most.
+	faster := min(cores(), 3)
+	return t.specOf(max(calibration, int(lasts*time.Duration(faster)/t.epoch)+1))
+}
+
+func (t *theatre) specOf(epochs int) (job.Spec, error) {
+	s, err := job.Default(job.Spec{Model: t.model, Epochs: epochs})
 	if err != nil {
 		return s, err
 	}
@@ -197,10 +215,12 @@ func (t *theatre) spec() (job.Spec, error) {
 
 // undisturbed is what a run of the specification by one worker ends with.
 func (t *theatre) undisturbed(ctx context.Context, s job.Spec) (*mppb.Outcome, error) {
-	if o := t.calm[s]; o != nil {
+	key := s
+	key.CheckpointEvery = 0
+	if o := t.calm[key]; o != nil {
 		return o, nil
 	}
-	fmt.Fprintf(t.env.human(), "an undisturbed run by one worker, to compare with\n")
+	fmt.Fprintf(t.env.human(), "an undisturbed run of %d epochs by one worker, to compare with\n", s.Epochs)
 	dir, err := os.MkdirTemp(t.dir, "undisturbed-")
 	if err != nil {
 		return nil, err
@@ -216,11 +236,16 @@ func (t *theatre) undisturbed(ctx context.Context, s job.Spec) (*mppb.Outcome, e
 	if err := f.submit(ctx, s); err != nil {
 		return nil, err
 	}
-	j, err := f.untilEnd(ctx, 30*time.Minute)
+	if err := f.untilUpdate(ctx, 1); err != nil {
+		return nil, f.errLines(fmt.Errorf("undisturbed run: %w", err))
+	}
+	began := time.Now()
+	j, err := f.untilEnd(ctx, time.Hour)
 	if err != nil {
 		return nil, f.errLines(fmt.Errorf("undisturbed run: %w", err))
 	}
-	t.calm[s] = j.Outcome
+	t.epoch = time.Since(began) / time.Duration(s.Epochs)
+	t.calm[key] = j.Outcome
 	return j.Outcome, nil
 }
 
@@ -244,7 +269,10 @@ func (t *theatre) rehearse(ctx context.Context, d drill) drilled {
 }
 
 func (t *theatre) stage(ctx context.Context, d drill) (*rehearsal, error) {
-	s, err := t.spec()
+	if d.lasts == 0 {
+		d.lasts = 20 * time.Second
+	}
+	s, err := t.spec(ctx, d.lasts)
 	if err != nil {
 		return nil, err
 	}

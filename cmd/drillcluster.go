@@ -327,12 +327,17 @@ func (f *fleet) until(ctx context.Context, limit time.Duration, what string, ok 
 	defer timer.Stop()
 	tick := time.NewTicker(glance)
 	defer tick.Stop()
+	over := !goesOn(f.now().GetState())
 	for !ok() {
+		if !over && !goesOn(f.now().GetState()) { // little will happen after this
+			over = true
+			timer.Reset(min(limit, 10*time.Second))
+		}
 		select {
 		case <-tick.C:
 		case <-timer.C:
 			j := f.now()
-			return fmt.Errorf("waited %s in vain for %s; the job is %s at update %d of %d: %s", limit, what, strings.ToLower(j.GetState().String()), j.GetUpdate(), j.GetUpdates(), j.GetReason())
+			return fmt.Errorf("waited in vain for %s; the job is %s at update %d of %d: %s", what, strings.ToLower(j.GetState().String()), j.GetUpdate(), j.GetUpdates(), j.GetReason())
 		case <-ctx.Done():
 			return ctx.Err()
 		}

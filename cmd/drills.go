@@ -23,29 +23,24 @@ func drills() []drill {
 		{number: 4, name: "segv", what: "a worker crashes (SIGSEGV) and is started again", run: func(ctx context.Context, r *rehearsal) error {
 			return r.hit(ctx, syscall.SIGSEGV, 1)
 		}},
-		{number: 7, name: "slow", what: "nine tenths of a worker's time are stolen", spec: longer(2), run: drillSlow},
-		{number: 10, name: "moments", what: "workers die at random moments of a step, twelve times", spec: longer(2), run: drillMoments},
-		{number: 11, name: "joiner", what: "a joiner dies while it copies; then its donor does", spec: longer(2), run: drillJoiner},
+		{number: 7, name: "slow", what: "nine tenths of a worker's time are stolen", lasts: 40 * time.Second, run: drillSlow},
+		{number: 10, name: "moments", what: "workers die at random moments of a step, twelve times", lasts: 40 * time.Second, run: drillMoments},
+		{number: 11, name: "joiner", what: "a joiner dies while it copies; then its donor does", lasts: 40 * time.Second, run: drillJoiner},
 		{number: 12, name: "last", what: "all workers but one die at once", run: drillLast},
 		{number: 13, name: "minimum", what: "below --min-workers, and back", minWorkers: 2, run: drillMinimum},
-		{number: 14, name: "leader", what: "the leader of three coordinators is killed", coordinators: 3, spec: longer(2), run: drillLeader},
-		{number: 15, name: "coordinators", what: "a follower is killed, then the majority, then all; all are started again", coordinators: 3, spec: longer(3), run: drillCoordinators},
-		{number: 16, name: "partition", what: "the leader of three coordinators is cut off (SIGSTOP), and comes back", coordinators: 3, spec: longer(2), run: drillPartition},
+		{number: 14, name: "leader", what: "the leader of three coordinators is killed", coordinators: 3, lasts: 40 * time.Second, run: drillLeader},
+		{number: 15, name: "coordinators", what: "a follower is killed, then the majority, then all; all are started again", coordinators: 3, lasts: 60 * time.Second, run: drillCoordinators},
+		{number: 16, name: "partition", what: "the leader of three coordinators is cut off (SIGSTOP), and comes back", coordinators: 3, lasts: 40 * time.Second, run: drillPartition},
 		{number: 18, name: "twice", what: "two workers claim one device", run: drillTwice},
 		{number: 20, name: "saving", what: "the worker that writes checkpoints dies while it writes, again and again",
 			spec: func(s *job.Spec) { s.CheckpointEvery = 1 }, run: drillSaving},
-		{number: 22, name: "scale", what: "1, 4, 2, 4 workers", spec: longer(2), run: drillScale},
-		{number: 23, name: "nats", what: "the NATS server is killed, and started again ten seconds later", nats: true, spec: longer(3), run: drillNATS},
+		{number: 22, name: "scale", what: "1, 4, 2, 4 workers", lasts: 40 * time.Second, run: drillScale},
+		{number: 23, name: "nats", what: "the NATS server is killed, and started again ten seconds later", nats: true, lasts: 60 * time.Second, run: drillNATS},
 		{number: 24, name: "preempted", what: "SIGTERM to two of three workers at once", run: drillPreempted},
-		{number: 25, name: "lemon", what: "one worker dies again and again", spec: longer(2), run: drillLemon},
-		{number: 28, name: "churn", what: "for 40 s a worker is killed or started every half to two seconds, among four", spec: longer(6), run: drillChurn},
+		{number: 25, name: "lemon", what: "one worker dies again and again", lasts: 40 * time.Second, run: drillLemon},
+		{number: 28, name: "churn", what: "for 40 s a worker is killed or started every half to two seconds, among four", lasts: 80 * time.Second, run: drillChurn},
 		{number: 30, name: "everybody", what: "all workers die at once and are started again", run: drillEverybody},
 	}
-}
-
-// longer makes a job so many times as long.
-func longer(times int) func(*job.Spec) {
-	return func(s *job.Spec) { s.Epochs *= times }
 }
 
 // crew starts n workers, submits the job and waits until all compute.

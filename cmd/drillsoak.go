@@ -148,17 +148,14 @@ func (s soaked) print(e *env, o soakOptions) error {
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func (t *theatre) soak(ctx context.Context, o soakOptions) (soaked, error) {
-	s, err := t.spec()
+	s, err := t.specOf(100_000) // ends when it is told to
+	if o.verify {
+		s, err = t.spec(ctx, time.Duration(o.minutes*float64(time.Minute)))
+	}
 	if err != nil {
 		return soaked{}, err
 	}
-	s.Epochs, s.CheckpointEvery = 100_000, 0 // ends when it is told to
-	if o.verify {
-		if s.Epochs, err = t.epochsFor(ctx, s, o); err != nil {
-			return soaked{}, err
-		}
-	}
-	s.Warmup = min(s.Warmup, float64(s.Epochs)/5)
+	s.CheckpointEvery = 0
 	dir, err := os.MkdirTemp(t.dir, "soak-")
 	if err != nil {
 		return soaked{}, err
@@ -197,17 +194,6 @@ func (t *theatre) soak(ctx context.Context, o soakOptions) (soaked, error) {
 		}
 	}
 	return result, nil
-}
-
-// epochsFor is the number of epochs that takes about as long as the soak shall, by the speed of a short run.
-func (t *theatre) epochsFor(ctx context.Context, s job.Spec, o soakOptions) (int, error) {
-	probe := s
-	probe.Epochs, probe.Warmup = 2, 0
-	began := time.Now()
-	if _, err := t.undisturbed(ctx, probe); err != nil {
-		return 0, err
-	}
-	return max(2, int(o.minutes*60/(time.Since(began).Seconds()/float64(probe.Epochs)))), nil
 }
 
 // bath is a soak under way.

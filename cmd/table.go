@@ -48,9 +48,11 @@ func thousands(n uint64) string {
 	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
-// span prints a time in its two largest units, below ten seconds with a tenth.
+// span prints a time in its two largest units, below ten seconds with what of it matters.
 func span(d time.Duration) string {
 	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%.2fs", d.Seconds())
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Seconds())
 	case d < time.Minute:
