@@ -60,7 +60,9 @@ func TestWorkersComeAndGo(t *testing.T) {
 	one, two := k.Start("1"), k.Start("2")
 	k.At(5, two.Crash)
 	id := k.Submit(s)
-	k.Until(id, "the loss of worker 2 to be told", func(d *mppb.JobDetail) bool { return strings.Contains(story(d), "worker 2 (host host-2, cpu:0) vanished") })
+	k.Until(id, "the loss of worker 2 to be told", func(d *mppb.JobDetail) bool {
+		return strings.Contains(story(d), "worker 2 (host host-2, cpu:0) vanished")
+	})
 	k.Ended(two)
 	three := k.Start("3")
 	together(k, id, 2)
