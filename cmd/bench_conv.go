@@ -91,10 +91,7 @@ func newBenchConvCommand(e *env) *cobra.Command {
 	f.IntVar(&o.threads, "threads", 0, "CPU threads of both sides; 0: one a core")
 	f.StringVar(&o.layout, "layout", layoutChannelsLast, layoutChannelsLast+" or "+layoutContiguous)
 	f.StringVar(&o.precision, "precision", job.FP32, job.FP32+" or "+job.BF16)
-	f.StringVar(&o.measure, "measure", "", "one measurement, as JSON: what the parent process asks of its children")
-	if err := f.MarkHidden("measure"); err != nil {
-		panic(err) // the flag is declared above
-	}
+	addMeasure(c, &o.measure)
 	return c
 }
 

@@ -52,8 +52,7 @@ type benchRingOptions struct {
 	sizes       []float64 // MB
 	what        []string
 	repetitions int
-	python      string
-	venv        bool
+	peer        benchPeer
 	measure     string // the ringSpec of a child process
 }
 
@@ -87,12 +86,8 @@ func newBenchRingCommand(e *env) *cobra.Command {
 	f.BoolVar(&o.Inline, "inline", false, "do without shared memory")
 	f.IntVar(&o.Connections, "connections", 1, "connections between two neighbours; more than one does without shared memory")
 	f.IntVar(&o.Piece, "piece", 0, "bytes of a message, a multiple of 1024; 0: chosen by the size")
-	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
-	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 30 MB from the network")
-	f.StringVar(&o.measure, "measure", "", "one rank's measurement, as JSON: what the parent process asks of its children")
-	if err := f.MarkHidden("measure"); err != nil {
-		panic(err) // the flag is declared above
-	}
+	o.peer.add(c)
+	addMeasure(c, &o.measure)
 	return c
 }
 
@@ -105,7 +100,7 @@ func benchRing(ctx context.Context, e *env, o benchRingOptions) error {
 	ours := func(spec string) *exec.Cmd {
 		return exec.CommandContext(ctx, program, "bench", "ring", "--measure", spec)
 	}
-	gloo := func(spec string) *exec.Cmd { return exec.CommandContext(ctx, o.python, "-c", glooRing, spec) }
+	gloo := func(spec string) *exec.Cmd { return o.peer.runs(ctx, glooRing, spec) }
 	var rows []benchRow
 	for _, n := range o.workers {
 		spec := o.ringSpec
@@ -148,8 +143,7 @@ func (o *benchRingOptions) prepare(ctx context.Context, e *env) (program string,
 	if program, err = os.Executable(); err != nil {
 		return "", fmt.Errorf("find this program, to measure in processes of its own: %w", err)
 	}
-	o.python, err = findTorch(ctx, e, o.python, o.venv)
-	return program, err
+	return program, o.peer.find(ctx, e)
 }
 
 // ringSide is one of those that are compared; gloo comes first.
@@ -252,28 +246,6 @@ func ringRows(n int, sizes []float64, sides []ringSide, times [][][]float64) []b
 		}
 	}
 	return rows
-}
-
-// findTorch returns a Python that has torch: the given one or, where it is empty, build/venv's beside this program, which it
-// makes first if asked.
-func findTorch(ctx context.Context, e *env, python string, venv bool) (string, error) {
-	if python == "" {
-		program, err := os.Executable()
-		if err != nil {
-			return "", fmt.Errorf("find this program: %w", err)
-		}
-		root := filepath.Dir(program)
-		python = filepath.Join(root, "build", "venv", "bin", "python")
-		if venv {
-			if err := attach(e, exec.CommandContext(ctx, "make", "--no-print-directory", "-C", root, "venv")); err != nil {
-				return "", fmt.Errorf("make a Python with torch: %w", err)
-			}
-		}
-	}
-	if !exists(python) {
-		return "", fmt.Errorf("%w: no Python at %s to compare with: add --venv to make one (30 MB, needs the network), or name one that has torch with --python", job.ErrConfig, python)
-	}
-	return python, nil
 }
 
 // peerAddresses waits until every rank has written where it listens.

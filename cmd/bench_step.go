@@ -47,8 +47,7 @@ type benchStepOptions struct {
 	models, modes []string
 	repetitions   int
 	device        string
-	python        string
-	venv          bool
+	peer          benchPeer
 	measure       string // the stepSpec of a child process
 }
 
@@ -79,12 +78,8 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least one step after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
-	f.StringVar(&o.python, "python", "", "a Python with torch; empty: build/venv beside mp")
-	f.BoolVar(&o.venv, "venv", false, "make build/venv first if it is missing: 30 MB from the network")
-	f.StringVar(&o.measure, "measure", "", "one measurement, as JSON: what the parent process asks of its children")
-	if err := f.MarkHidden("measure"); err != nil {
-		panic(err) // the flag is declared above
-	}
+	o.peer.add(c)
+	addMeasure(c, &o.measure)
 	return c
 }
 
@@ -97,7 +92,7 @@ func benchStep(ctx context.Context, e *env, o benchStepOptions) error {
 	ours := func(spec string) *exec.Cmd {
 		return exec.CommandContext(ctx, program, "bench", "step", "--measure", spec)
 	}
-	torchs := func(spec string) *exec.Cmd { return exec.CommandContext(ctx, o.python, "-c", torchStep, spec) }
+	torchs := func(spec string) *exec.Cmd { return o.peer.runs(ctx, torchStep, spec) }
 	var rows []benchRow
 	for _, model := range o.models {
 		for _, mode := range o.modes {
@@ -139,14 +134,7 @@ func (o *benchStepOptions) prepare(ctx context.Context, e *env) (program string,
 	if program, err = os.Executable(); err != nil {
 		return "", fmt.Errorf("find this program, to measure in processes of its own: %w", err)
 	}
-	o.python, err = findTorch(ctx, e, o.python, o.venv)
-	return program, err
-}
-
-// attach lets a command speak to the user.
-func attach(e *env, c *exec.Cmd) error {
-	c.Stdout, c.Stderr = e.human(), e.stderr
-	return c.Run()
+	return program, o.peer.find(ctx, e)
 }
 
 // compareSteps measures pairs of processes and returns the medians. The side that goes first alternates.

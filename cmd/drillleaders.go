@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mp/metrics"
+	"mp/metrics/nats"
 	"mp/mppb"
 )
 
@@ -151,7 +152,7 @@ func startNATSProcess(ctx context.Context, c fleetConfig) (*natsProcess, error) 
 	if err != nil {
 		return nil, err
 	}
-	port, err := os.ReadFile(filepath.Join(c.dir, f.nodes[0].id, "data", natsFolder, portFile))
+	port, err := os.ReadFile(filepath.Join(c.dir, f.nodes[0].id, "data", natsFolder, nats.PortFile))
 	if err != nil {
 		f.close()
 		return nil, fmt.Errorf("find the port of NATS: %w", err)

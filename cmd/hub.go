@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -98,12 +95,11 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 		err = errors.Join(err, node.end())
 		told = tale.end()
 		h.sync()
-		err = errors.Join(err, told, record.end())
-		if h.runs != nil {
-			err = errors.Join(err, h.runs.close())
-		}
-		err = errors.Join(err, server.end())
+		err = errors.Join(err, told, record.end(), server.end())
 	}()
+	if err := c.coordinator.Validate(); err != nil { // before NATS takes its words for its own
+		return err
+	}
 	if server, err = h.startNATS(ctx, c, broken); err != nil {
 		return err
 	}
@@ -157,10 +153,10 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 		return nil, fmt.Errorf("%w: --listen %q: want HOST:PORT", job.ErrConfig, c.coordinator.Listen)
 	}
 	s := nats.DefaultServerConfig(c.natsDir)
-	s.Listen, s.Logger = net.JoinHostPort(host, usualPort(c.natsDir, host)), c.log
+	s.Listen, s.Logger = net.JoinHostPort(host, "0"), c.log // the same port at every start, if it is free
 	s.Credentials.Token = c.coordinator.Token
-	if advertised, _, err := net.SplitHostPort(c.coordinator.Advertise); err == nil {
-		host = advertised
+	if name, _, err := net.SplitHostPort(c.coordinator.Advertised()); err == nil {
+		s.Advertise = name
 	}
 	server, err := nats.NewServer(s)
 	if err != nil {
@@ -174,55 +170,21 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 	case <-ctx.Done():
 		return p, ctx.Err()
 	}
-	if h.natsURL, err = reachable(server.URL(), host, c.coordinator.Token); err != nil {
-		return p, err
-	}
-	return p, keepPort(c.natsDir, server.URL())
+	h.natsURL, err = withToken(server.URL(), c.coordinator.Token)
+	return p, err
 }
 
-// reachable is the server's URL under the name by which other machines know this one, with the secret that it asks for:
-// who is told of it has shown the secret already.
-func reachable(server, host, token string) (string, error) {
+// withToken is the server's URL with the secret that it asks for: who is told of it has shown the secret already.
+func withToken(server, token string) (string, error) {
+	if token == "" {
+		return server, nil
+	}
 	u, err := url.Parse(server)
 	if err != nil {
 		return "", fmt.Errorf("URL of the NATS server: %w", err)
 	}
-	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
-		u.Host = net.JoinHostPort(host, u.Port())
-	}
-	if token != "" {
-		u.User = url.User(token)
-	}
+	u.User = url.User(token)
 	return u.String(), nil
-}
-
-// portFile keeps the embedded server's port from one start to the next, so that workers find it again.
-const portFile = "port"
-
-// usualPort is the port of the last start if it is still free, else any.
-func usualPort(dir, host string) string {
-	text, err := os.ReadFile(filepath.Join(dir, portFile))
-	if err != nil {
-		return "0"
-	}
-	port := strings.TrimSpace(string(text))
-	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-	if err != nil {
-		return "0"
-	}
-	l.Close()
-	return port
-}
-
-func keepPort(dir, server string) error {
-	u, err := url.Parse(server)
-	if err != nil {
-		return fmt.Errorf("URL of the NATS server: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, portFile), []byte(u.Port()+"\n"), 0o600); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("keep the port of NATS: %w", err)
-	}
-	return nil
 }
 
 // syncWithin bounds how long the end of a run waits for its last metrics.
@@ -242,9 +204,13 @@ func (h *hub) client(token string) (*mppb.Client, error) {
 	return mppb.NewClient(mppb.ClientConfig{Addresses: []string{h.coordinator.Address()}, Token: token})
 }
 
-// about finds what a job is, by its identity.
+// about finds what a job is, by its identity: in this node's own state, which is also there when the coordinator has ended, or
+// else from the leader.
 func (h *hub) about(token string) func(id string) (*mppb.Job, error) {
 	return func(id string) (*mppb.Job, error) {
+		if j, err := h.coordinator.Job(id); err == nil {
+			return j, nil
+		}
 		client, err := h.client(token)
 		if err != nil {
 			return nil, err

@@ -127,3 +127,45 @@ func TestHubEndsWithWhatBreaksIt(t *testing.T) {
 		t.Errorf("asked to end: got %v", err)
 	}
 }
+
+// Beyond this machine, workers hear of NATS under the name by which they know the coordinator.
+func TestHubIsReachedByItsName(t *testing.T) {
+	c := aHub(t.TempDir())
+	c.coordinator.Listen = "0.0.0.0:0"
+	err := withHub(t.Context(), c, func(context.Context, *hub) error { return nil })
+	if !errors.Is(err, coordinator.ErrConfig) || !strings.Contains(err.Error(), "--advertise") {
+		t.Errorf("every address and no name: got %v, want what to give", err)
+	}
+	c.coordinator.Advertise = "localhost:7070"
+	err = withHub(t.Context(), c, func(_ context.Context, h *hub) error {
+		if !strings.HasPrefix(h.natsURL, "nats://localhost:") || h.coordinator.Address() != "localhost:7070" {
+			t.Errorf("reached at %s and %s, want localhost", h.natsURL, h.coordinator.Address())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A recorder acknowledges what a sink has taken: it must be in the run's file by then, or the sink must say that it is not.
+func TestRunsFilesHaveWhatTheirSinkTook(t *testing.T) {
+	c := aHub(t.TempDir())
+	r := newRunSinks(c)
+	r.about = func(string) (*mppb.Job, error) { return &mppb.Job{Directory: "here", Spec: []byte("{}")}, nil }
+	sink, err := r.sink("job-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStep, Step: &metrics.Step{Update: 7}})
+	if got := linesOf(t, filepath.Join(c.coordinator.RunsDir, "here", metrics.MetricsFile)); len(got) != 1 || got[0].Step.Update != 7 {
+		t.Errorf("got %+v, want step 7", got)
+	}
+	if err := sink.(metrics.Tee).Close(); err != nil {
+		t.Fatal(err)
+	}
+	sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStep, Step: &metrics.Step{Update: 8}})
+	if sink.(metrics.Tee).Err() == nil {
+		t.Error("an event that could not be written was taken without a word")
+	}
+}

@@ -15,7 +15,7 @@ import (
 )
 
 // runSinks hands out what keeps the events of jobs: the files of their run directories and, for what happens while this
-// process runs, the console. Whoever writes to a job shares one sink, so that the files have one writer. It is safe for
+// process runs, the console. A job has one writer at a time: the recorder or, without NATS, the storyteller. It is safe for
 // concurrent use.
 type runSinks struct {
 	runs    string // folder of run directories
@@ -24,30 +24,16 @@ type runSinks struct {
 	began   time.Time
 
 	mu    sync.Mutex
-	open  map[string]*runSink
 	known map[string]bool // jobs of which something was written
 }
 
-// runSink is a job's sink, closed when nobody holds it any more.
-type runSink struct {
-	*metrics.Fanout
-	owner  *runSinks
-	job    string
-	holder int
-}
-
 func newRunSinks(c hubConfig) *runSinks {
-	return &runSinks{runs: c.coordinator.RunsDir, console: c.console, began: time.Now(), open: map[string]*runSink{}, known: map[string]bool{}}
+	return &runSinks{runs: c.coordinator.RunsDir, console: c.console, began: time.Now(), known: map[string]bool{}}
 }
 
-// sink returns the sink of a job; it is what a recorder wants. Close gives it back. The first use makes the run's directory.
+// sink returns the sink of a job; it is what a recorder wants: an event is in the files when Emit returns, or Err says why
+// not. The first use makes the run's directory.
 func (r *runSinks) sink(job string) (metrics.Sink, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s, ok := r.open[job]; ok {
-		s.holder++
-		return s, nil
-	}
 	j, err := r.about(job)
 	if errors.Is(err, errCluster) { // a job of a cluster that is no more: nobody will ask for its run
 		return nil, nil
@@ -71,13 +57,14 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []metrics.Sink{files}
+	all := metrics.Tee{files}
 	if r.console != nil {
 		all = append(all, newest{sink: r.console, since: r.began})
 	}
-	s := &runSink{Fanout: metrics.NewFanout(all...), owner: r, job: job, holder: 1}
-	r.open[job], r.known[job] = s, true
-	return s, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known[job] = true
+	return all, nil
 }
 
 // touched lists the jobs of which something was written and that were not forgotten.
@@ -92,33 +79,6 @@ func (r *runSinks) forget(job string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, job)
-}
-
-// Close gives the sink back.
-func (s *runSink) Close() error {
-	s.owner.mu.Lock()
-	s.holder--
-	last := s.holder == 0
-	if last {
-		delete(s.owner.open, s.job)
-	}
-	s.owner.mu.Unlock()
-	if !last {
-		return nil
-	}
-	return s.Fanout.Close()
-}
-
-// close closes what is still open. It is the end: nobody may ask or write afterwards.
-func (r *runSinks) close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	for _, s := range r.open {
-		errs = append(errs, s.Fanout.Close())
-	}
-	r.open = nil
-	return errors.Join(errs...)
 }
 
 // newest passes on what is not older than since.

@@ -50,7 +50,7 @@ func (c *cluster) Submit(ctx context.Context, req *mppb.SubmitRequest) (*mppb.Jo
 	if err := c.grpcError(result, err); err != nil {
 		return nil, err
 	}
-	return c.job(result.Job)
+	return c.Job(result.Job)
 }
 
 func sameJSON(a, b []byte) bool {
@@ -58,7 +58,9 @@ func sameJSON(a, b []byte) bool {
 	return json.Compact(&x, a) == nil && json.Compact(&y, b) == nil && bytes.Equal(x.Bytes(), y.Bytes())
 }
 
-func (c *Coordinator) job(id string) (*mppb.Job, error) {
+// Job is what this node knows of a job, a NotFound if nothing. A node that does not lead may be behind, and answers also when
+// no other coordinator does.
+func (c *Coordinator) Job(id string) (*mppb.Job, error) {
 	var job *mppb.Job
 	c.fsm.read(func(s *membership.State) {
 		if j := s.Job(id); j != nil {
@@ -99,7 +101,7 @@ func (c *cluster) Show(ctx context.Context, name *mppb.JobName) (*mppb.JobDetail
 	if err := c.elsewhere(); err != nil {
 		return nil, err
 	}
-	if _, err := c.job(name.Id); err != nil {
+	if _, err := c.Job(name.Id); err != nil {
 		return nil, err
 	}
 	detail := &mppb.JobDetail{}
@@ -162,7 +164,7 @@ func (c *cluster) Steer(ctx context.Context, req *mppb.SteerRequest) (*mppb.Job,
 	if err := c.grpcError(result, err); err != nil {
 		return nil, err
 	}
-	return c.job(req.Id)
+	return c.Job(req.Id)
 }
 
 func (c *cluster) Status(ctx context.Context, _ *mppb.StatusRequest) (*mppb.ClusterStatus, error) {

@@ -103,6 +103,9 @@ func (c Config) Validate() error {
 		}
 	}
 	if len(c.Peers) == 0 {
+		if host, _, err := net.SplitHostPort(c.Listen); c.Listener == nil && err == nil && c.Advertise == "" && everywhere(host) {
+			return bad("%s is every address of this machine: say by which one others reach it (--advertise HOST:PORT)", c.Listen)
+		}
 		return nil
 	}
 	if len(c.Peers)%2 == 0 || len(c.Peers) > 7 {
@@ -123,6 +126,22 @@ func (c Config) Validate() error {
 		return bad("this node's ID %q is not among the coordinators: every node is given the whole list, itself included", c.ID)
 	}
 	return nil
+}
+
+// everywhere says whether a host to listen on means all addresses of the machine.
+func everywhere(host string) bool { return host == "" || net.ParseIP(host).IsUnspecified() }
+
+// Advertised is the host:port by which others reach this node, empty where that is the one that it listens on.
+func (c Config) Advertised() string {
+	if c.Advertise != "" {
+		return c.Advertise
+	}
+	for _, p := range c.Peers {
+		if p.ID == c.ID {
+			return p.Address
+		}
+	}
+	return ""
 }
 
 // logger is never nil.

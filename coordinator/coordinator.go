@@ -92,13 +92,7 @@ func New(cfg Config) (_ *Coordinator, err error) {
 			c.listener.Close()
 		}
 	}()
-	c.address = cfg.Advertise
-	for _, p := range cfg.Peers {
-		if p.ID == cfg.ID && c.address == "" {
-			c.address = p.Address
-		}
-	}
-	if c.address == "" {
+	if c.address = cfg.Advertised(); c.address == "" {
 		c.address = c.listener.Addr().String()
 	}
 	inner, err := openLogs(cfg.DataDir)

@@ -102,7 +102,7 @@ func TestTheLeaderDies(t *testing.T) {
 	// It comes back as a follower, and follows.
 	c.start(first)
 	c.until("the old leader has caught up", func() bool {
-		_, err := first.job(job.Id)
+		_, err := first.Job(job.Id)
 		return err == nil && !first.Leads()
 	})
 	// A follower dies: nobody notices.

@@ -50,7 +50,7 @@ func TestAFullDiskUnderTheLeader(t *testing.T) {
 	update := c.show(job.Id).Job.Update
 	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
 	first.faults.full.Store(false)
-	c.until("it catches up", func() bool { j, err := first.job(job.Id); return err == nil && j.Update > update })
+	c.until("it catches up", func() bool { j, err := first.Job(job.Id); return err == nil && j.Update > update })
 }
 
 func TestADiskThatHangsUnderTheLeader(t *testing.T) {
@@ -77,7 +77,7 @@ func TestADiskThatHangsUnderTheLeader(t *testing.T) {
 	}
 	first.faults.block.Store(nil)
 	close(gate)
-	c.until("it catches up", func() bool { j, err := first.job(job.Id); return err == nil && j.Update > update })
+	c.until("it catches up", func() bool { j, err := first.Job(job.Id); return err == nil && j.Update > update })
 	if id, _ := first.Leader(); id == first.cfg.ID {
 		t.Error("it takes itself for the leader")
 	}
@@ -177,7 +177,7 @@ func TestALeaderThatIsCutOff(t *testing.T) {
 	c.until("progress goes on", func() bool { return c.show(job.Id).Job.Update > update })
 	first.core.Load().wire.mute(false)
 	c.until("it follows", func() bool {
-		j, err := first.job(job.Id)
+		j, err := first.Job(job.Id)
 		leader, _ := first.Leader()
 		return err == nil && j.Update > update && leader != "" && leader != first.cfg.ID
 	})

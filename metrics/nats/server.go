@@ -282,12 +282,12 @@ func (s *Server) urlAt(host string, port int) string {
 	return "nats://" + net.JoinHostPort(name, strconv.Itoa(port))
 }
 
-// portFile holds the port that was free the last time, so that clients find a restarted server.
-const portFile = "port"
+// PortFile, in the server's store, holds the port of the last start, so that clients find a restarted server.
+const PortFile = "port"
 
 // lastPort is the port of the last time if it is still free, else 0.
 func (s *Server) lastPort(host string) int {
-	text, err := os.ReadFile(filepath.Join(s.c.StoreDir, portFile))
+	text, err := os.ReadFile(filepath.Join(s.c.StoreDir, PortFile))
 	if err != nil {
 		return 0
 	}
@@ -307,7 +307,7 @@ func (s *Server) lastPort(host string) int {
 }
 
 func (s *Server) rememberPort(port int) {
-	if err := os.WriteFile(filepath.Join(s.c.StoreDir, portFile), []byte(strconv.Itoa(port)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(s.c.StoreDir, PortFile), []byte(strconv.Itoa(port)+"\n"), 0o600); err != nil {
 		s.log.Warn("the port of NATS is not remembered: after a restart it has another", keyError, err.Error())
 	}
 }
