@@ -24,6 +24,9 @@ func rooms() []room {
 			"a worker meets a coordinator in mppb only, and never knows how it was started"},
 		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
 		{"model/modeltest", []string{"model", "ops/...", "internal/shared"}, []string{torch}, "goldens of whole networks, for the tests of models and optimizers"},
+		{"explain", []string{"ops"}, []string{torch}, "an explanation sees a network through a small interface: logits, and a probe into the layers"},
+		{"attack", []string{"ops"}, []string{torch}, "an attack sees a network through one method: logits of images"},
+		{"attack/attacktest", []string{"attack", "ops"}, []string{torch}, "the conformance suite knows the interface only, so that it fits every attack"},
 		{"optim", []string{"ops/..."}, []string{torch}, "an optimizer sees flat buffers, not models"},
 		{"ops", []string{"ops/..."}, []string{torch}, "ops is the bottom of the house: below it is only C"},
 		{"ops/pixel", nil, nil, "pixels are decoded and warped without libtorch, so that data needs none"},
@@ -69,7 +72,7 @@ func outerNames() []string {
 
 // testOnly are packages that no code outside tests may import; they may read the environment.
 func testOnly() []string {
-	return []string{"internal/testcluster", "internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest"}
+	return []string{"internal/testcluster", "internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest", "attack/attacktest"}
 }
 
 // pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.
