@@ -8,6 +8,7 @@ import (
 	"mp/checkpoint"
 	"mp/coordinator"
 	"mp/data"
+	"mp/explain"
 	"mp/job"
 	"mp/metrics/nats"
 	"mp/model"
@@ -40,7 +41,7 @@ func (u usageError) Unwrap() error { return u.err }
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
 	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
-		errCluster, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused}
+		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

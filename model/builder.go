@@ -13,6 +13,7 @@ type builder struct {
 	options         Options
 	params, buffers []*declared
 	headName        string
+	maps            []string // layers whose results are maps [N C H W], as constructed
 	trace           *trace
 }
 
@@ -88,6 +89,7 @@ func (b *builder) conv(name string, c conv2d) *conv {
 	if c.Init == nil {
 		c.Init = kaimingUniform(fanIn)
 	}
+	b.maps = append(b.maps, name)
 	l := &conv{name: name, own: b.options.OwnConv, trace: b.trace}
 	l.geometry = ops.ConvGeometry{Stride: max(c.Stride, 1), Padding: c.Padding, Groups: groups}
 	l.weight = b.weight(name+".weight", c.Init, c.Out, c.In/groups, c.Kernel, c.Kernel)
@@ -98,7 +100,7 @@ func (b *builder) conv(name string, c conv2d) *conv {
 }
 
 // forward maps x [N Ci H W] to [N Co H' W'].
-func (l *conv) forward(s *ops.Scope, x torch.Tensor, _ Mode) torch.Tensor {
+func (l *conv) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	convolve := s.Conv2d
 	if l.own {
 		convolve = s.OwnConv2d
@@ -107,7 +109,7 @@ func (l *conv) forward(s *ops.Scope, x torch.Tensor, _ Mode) torch.Tensor {
 	l.trace.layer(l.name, "convolution", y, func(shape []int64) int64 {
 		return ops.Numel(shape) * ops.Numel(l.weight.Shape[1:])
 	}, l.weight, l.bias)
-	return y
+	return m.layer(s, l.name, y)
 }
 
 type linear struct {
@@ -156,6 +158,7 @@ type batchNorm struct {
 // batchNorm declares NAME.weight (from gamma; 0 starts a residual branch as nothing), NAME.bias and the buffers
 // NAME.running_mean and NAME.running_var.
 func (b *builder) batchNorm(name string, channels int64, gamma float32) *batchNorm {
+	b.maps = append(b.maps, name)
 	return &batchNorm{
 		name:   name,
 		weight: b.vector(name+".weight", constant(gamma), channels),
@@ -171,7 +174,7 @@ func (l *batchNorm) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	n := ops.Norm{Weight: tensor(l.weight), Bias: tensor(l.bias), Mean: tensor(l.mean), Var: tensor(l.vari)}
 	y := s.BatchNorm(x, n, m.Train)
 	l.trace.layer(l.name, "batch norm", y, nil, l.weight, l.bias)
-	return y
+	return m.layer(s, l.name, y)
 }
 
 type layerNorm struct {
@@ -208,21 +211,30 @@ type maxPool struct {
 
 // maxPool takes {kernel, stride, padding}; its name is for people only.
 func (b *builder) maxPool(name string, window [3]int64) *maxPool {
+	b.maps = append(b.maps, name)
 	return &maxPool{name, window[0], window[1], window[2], b.trace}
 }
 
 // forward maps x [N C H W] to [N C H' W'].
-func (l *maxPool) forward(s *ops.Scope, x torch.Tensor, _ Mode) torch.Tensor {
+func (l *maxPool) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	y := s.MaxPool2d(x, l.kernel, l.stride, l.padding)
 	l.trace.layer(l.name, "max pool", y, nil)
-	return y
+	return m.layer(s, l.name, y)
 }
 
 // relu overwrites its input, which must be the result of a layer that does not need it for its own gradient: a
 // convolution, a linear layer, a norm or a sum.
-type relu struct{}
+type relu struct{ name string } // "": no probe sees its result by itself
 
-func (relu) forward(s *ops.Scope, x torch.Tensor, _ Mode) torch.Tensor { return s.ReLUInPlace(x) }
+// relu names a rectifier for a probe.
+func (b *builder) relu(name string) relu {
+	b.maps = append(b.maps, name)
+	return relu{name}
+}
+
+func (l relu) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
+	return m.layer(s, l.name, m.relu(s, x))
+}
 
 // sequence applies layers one after the other and frees each result as soon as the next one is there.
 type sequence []layer

@@ -36,6 +36,7 @@ type Options struct {
 type Mode struct {
 	Train bool     // use the batch's statistics and move the running ones; drop paths
 	Keys  []uint64 // when training: one a sample, random; each layer mixes its own position in
+	Probe *Probe   // looks into the pass; nil for none
 }
 
 // layer maps a tensor to a tensor. Its result belongs to s; it may overwrite what it made itself, never x.
@@ -75,6 +76,7 @@ type Model struct {
 
 	net     layer
 	head    string // the name of the last linear layer
+	layers  []string
 	options Options
 	decay   map[string]bool
 	trace   *trace
@@ -93,7 +95,7 @@ func New(s *ops.Scope, arch string, o Options) (*Model, error) {
 		o.DType = ops.Float32
 	}
 	b := &builder{options: o, trace: &trace{}}
-	m := &Model{Arch: arch, net: architectures()[i].build(b), head: b.headName, options: o, trace: b.trace, decay: map[string]bool{}}
+	m := &Model{Arch: arch, net: architectures()[i].build(b), head: b.headName, layers: b.maps, options: o, trace: b.trace, decay: map[string]bool{}}
 	var err error
 	if m.Params, err = ops.NewFlat(s, raw(b.params), o.DType, o.ChannelsLast, true); err != nil {
 		return nil, fmt.Errorf("make model %s: %w", arch, err)

@@ -47,6 +47,7 @@ func (n *resNet18) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 type basicBlock struct {
 	branch sequence
 	skip   sequence
+	out    relu
 }
 
 func newBasicBlock(b *builder, name string, c conv2d) *basicBlock {
@@ -62,6 +63,7 @@ func newBasicBlock(b *builder, name string, c conv2d) *basicBlock {
 			b.batchNorm(name+".downsample.1", c.Out, 1),
 		}
 	}
+	block.out = b.relu(name)
 	return block
 }
 
@@ -72,7 +74,7 @@ func (r *basicBlock) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor 
 		if r.skip != nil {
 			x = r.skip.forward(c, x, m)
 		}
-		return c.ReLUInPlace(c.AddInPlace(y, x))
+		return r.out.forward(c, c.AddInPlace(y, x), m)
 	})
 }
 

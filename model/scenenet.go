@@ -66,6 +66,7 @@ func newSceneBlock(b *builder, name string, c conv2d) *basicBlock {
 			resConv(b, name+".downsample.1", conv2d{In: c.In, Out: c.Out, Kernel: 1}),
 			b.batchNorm(name+".downsample.2", c.Out, 1))
 	}
+	block.out = b.relu(name)
 	return block
 }
 

@@ -70,6 +70,7 @@ func (n *simpleViT) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 // vitBlock is a pre-norm transformer block: x + attention(norm x), then x + MLP(norm x), each branch dropped for a whole
 // sample with probability drop when training.
 type vitBlock struct {
+	name         string
 	index        int
 	drop         float64
 	window       int64 // side of the windows; 0 means global attention
@@ -80,7 +81,9 @@ type vitBlock struct {
 
 func newVitBlock(b *builder, i int, window int64) *vitBlock {
 	name := fmt.Sprintf("blocks.%d", i)
+	b.maps = append(b.maps, name)
 	return &vitBlock{
+		name:   name,
 		index:  i,
 		drop:   vitDropPath * float64(i) / (vitDepth - 1),
 		window: window,
@@ -101,7 +104,7 @@ func (v *vitBlock) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	return s.Run(func(c *ops.Scope) torch.Tensor {
 		y := v.fc1.forward(c, v.norm2.forward(c, x, m), m) // [N H W 4D]
 		y = v.fc2.forward(c, c.GELU(y), m)
-		return c.Add(x, v.dropPath(c, y, m, 1))
+		return m.tokens(c, v.name, c.Add(x, v.dropPath(c, y, m, 1)))
 	})
 }
 
@@ -161,8 +164,9 @@ func (a *attention) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	shape := x.Shape()
 	n, t, d := shape[0], shape[1], shape[2]
 	qkv := s.Reshape(a.qkv.forward(s, x, m), n, t, 3, vitHeads, d/vitHeads)
-	qkv = s.Permute(qkv, 2, 0, 3, 1, 4)            // [3 B A T D/A]
-	parts := s.Unbind(qkv, 3)                      // 3 x [B A T D/A]
+	qkv = s.Permute(qkv, 2, 0, 3, 1, 4) // [3 B A T D/A]
+	parts := s.Unbind(qkv, 3)           // 3 x [B A T D/A]
+	m.attention(s, a.name, parts[0], parts[1])
 	y := s.Attention(parts[0], parts[1], parts[2]) // [B A T D/A]
 	y = s.Reshape(s.Permute(y, 0, 2, 1, 3), n, t, d)
 	a.trace.layer(a.name, "attention", y, func([]int64) int64 { return 2 * n * t * t * d })

@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 
 	torch "github.com/wangkuiyi/gotorch"
@@ -191,6 +192,17 @@ func (s *Scope) Fold(columns torch.Tensor, size, kernel, stride, padding [2]int6
 func (s *Scope) Attention(q, k, v torch.Tensor) torch.Tensor {
 	return s.widened(q, func(s *Scope, q torch.Tensor) torch.Tensor {
 		return s.call("scaled_dot_product_attention", q, s.like(k, q), s.like(v, q))
+	})
+}
+
+// AttentionWeights is softmax(q kT / sqrt(D)) [... T T] for q, k [... T D]: what Attention averages v with.
+func (s *Scope) AttentionWeights(q, k torch.Tensor) torch.Tensor {
+	return s.Run(func(c *Scope) torch.Tensor {
+		if c.err != nil || !Defined(q) || !Defined(k) {
+			return c.MatMul(q, k)
+		}
+		scores := c.MatMul(q, c.call("transpose.int", k, -2, -1))
+		return c.Softmax(c.Scale(scores, 1/math.Sqrt(float64(q.Shape()[len(q.Shape())-1]))), -1)
 	})
 }
 

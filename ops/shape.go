@@ -34,6 +34,9 @@ func (s *Scope) Unbind(x torch.Tensor, n int) []torch.Tensor {
 	return out
 }
 
+// Concat lays tensors one after another along dimension dim.
+func (s *Scope) Concat(dim int64, xs ...torch.Tensor) torch.Tensor { return s.call("cat", xs, dim) }
+
 // MatMul is the matrix product of the last two dimensions, broadcast over the others.
 func (s *Scope) MatMul(a, b torch.Tensor) torch.Tensor { return s.call("matmul", a, b) }
 
