@@ -25,6 +25,7 @@ type benchControlOptions struct {
 // newBenchControlCommand returns `mp bench control`.
 func newBenchControlCommand(e *env) *cobra.Command {
 	var o benchControlOptions
+	var live liveOptions
 	c := &cobra.Command{
 		Use:   "control",
 		Short: "Simulated faults by the hundred thousand, and what a thousand workers cost the coordinator",
@@ -32,15 +33,27 @@ func newBenchControlCommand(e *env) *cobra.Command {
 			"the rules of membership in virtual time, on one core, and checks after every event: no sample lost or repeated, no two\n" +
 			"views at once, one result for every step, progress when the faults are over. A sequence that fails is printed with the\n" +
 			"command that plays it again. Then it measures the control plane for --workers: processor time without network and disk,\n" +
-			"and a view change as modelled for 1 Gb/s, 0.2 ms between two workers and 20 ms for the raft log.",
-		Example: "  mp bench control\n  mp bench control --sequences 1 --seed 4711\n  mp bench control --json",
+			"and a view change as modelled for 1 Gb/s, 0.2 ms between two workers and 20 ms for the raft log.\n\n" +
+			"With --live N it measures the real thing instead: a coordinator in a process of its own, with its log on disk, and N workers\n" +
+			"that compute nothing but speak the protocol over real connections, in this process. They join a job, report updates every\n" +
+			"100 ms, are killed, alone and by the hundredth, and replaced. Both sides share this machine.",
+		Example: "  mp bench control\n  mp bench control --sequences 1 --seed 4711\n  mp bench control --live 1000",
 		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, args []string) error { return benchControl(c.Context(), e, o) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("live") {
+				return benchControlLive(c.Context(), e, live)
+			}
+			return benchControl(c.Context(), e, o)
+		},
 	}
 	c.Flags().IntVar(&o.sequences, "sequences", 300_000, "sequences of faults")
 	c.Flags().Uint64Var(&o.seed, "seed", 0, "seed of the first one")
 	c.Flags().IntVar(&o.workers, "workers", 1000, "workers of the measurement")
 	c.Flags().IntVar(&o.repetitions, "repetitions", 9, "measurements, of which the median counts")
+	c.Flags().IntVar(&live.workers, "live", 0, "measure a real coordinator under so many workers instead, over the network of this machine")
+	c.Flags().IntVar(&live.rounds, "rounds", 20, "with --live: how often some are killed and replaced")
+	c.Flags().DurationVar(&live.rest, "rest", 10*time.Second, "with --live: how long to look at steps without faults")
+	c.Flags().DurationVar(&live.failAfter, "fail-after", time.Second, "with --live: how long silence may last, as of mp coordinator")
 	return c
 }
 

@@ -40,6 +40,7 @@ func (c *Coordinator) newServer() *grpc.Server {
 	second := max(c.cfg.FailAfter, time.Second) // gRPC asks no more often
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
+		grpc.InitialWindowSize(mppb.WindowBytes), grpc.InitialConnWindowSize(mppb.WindowBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: second, Timeout: second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(3*second),

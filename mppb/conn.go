@@ -53,6 +53,7 @@ func dial(cfg ClientConfig, address string) (*clientConn, error) {
 		// gRPC asks no more often than every ten seconds; a session looks at its own silence (watched), so this is for calls.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: max(cfg.FailAfter, time.Second), PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
+		grpc.WithInitialWindowSize(WindowBytes), grpc.WithInitialConnWindowSize(WindowBytes),
 		grpc.WithChainStreamInterceptor(watchSession(cfg.FailAfter)),
 		grpc.WithDisableServiceConfig(),
 	)
