@@ -61,9 +61,6 @@ func (b ball) distance(s *ops.Scope, x, x0 torch.Tensor) []float64 {
 	return ops.Values[float64](s, length(s, d))
 }
 
-// within is the ball's radius with room for the rounding of x0 + d in float32.
-func (b ball) within() float64 { return b.eps*(1+1e-5) + 1e-7 }
-
 // length returns the Euclidean length of each image [N 1 1 1].
 func length(s *ops.Scope, d torch.Tensor) torch.Tensor {
 	return s.Sqrt(s.SumKeep(s.Mul(d, d), images...))

@@ -37,6 +37,8 @@ func (a cw) Perturb(ctx context.Context, s *ops.Scope, v Victim, b Batch) (Resul
 type cwSearch struct {
 	c, lo, hi float64 // hi is 0 while no success is known
 	hit       bool    // a success with this c
+	cost      float64 // at the last review
+	stalled   bool    // no longer falling: nothing more is noted of this c
 	distance  float64 // of the nearest success
 }
 
@@ -51,7 +53,7 @@ func (a cw) run(s *ops.Scope, r *round) torch.Tensor {
 	state := make([]cwSearch, n)
 	var at []int
 	for i := range state {
-		state[i] = cwSearch{c: 1, distance: math.Inf(1)}
+		state[i] = cwSearch{c: 1, distance: math.Inf(1), cost: math.Inf(1)}
 		if !r.fooled(i, logits[i]) {
 			at = append(at, i)
 		}
@@ -83,7 +85,7 @@ func (a cw) run(s *ops.Scope, r *round) torch.Tensor {
 			} else {
 				q.c *= 10
 			}
-			q.hit = false
+			q.hit, q.stalled, q.cost = false, false, math.Inf(1)
 		}
 	}
 	var kept []int
@@ -121,7 +123,6 @@ func (a cw) descend(s *ops.Scope, r *round, state []cwSearch, nearest *outcome) 
 	w.set(s, s.Atanh(s.Scale(s.Offset(s.Scale(r.x, 2), -1), inside)))
 	m.set(s, s.Scale(r.x, 0))
 	v.set(s, s.Scale(r.x, 0))
-	before := math.Inf(1)
 	for step := range a.steps {
 		if r.halted(s) != nil {
 			return
@@ -132,9 +133,9 @@ func (a cw) descend(s *ops.Scope, r *round, state []cwSearch, nearest *outcome) 
 		x := b.Scale(b.Offset(b.Tanh(leaf), 1), .5)
 		logits := wide(b, r.v.Logits(b, x))
 		long := b.Sum(b.Mul(b.Sub(x, r.x), b.Sub(x, r.x)), images...)
-		cost := b.Sum(b.Add(long, b.Mul(c, a.margin(b, r, logits))))
-		rows, distance, total := r.host(b, logits), ops.Values[float64](b, long), b.Item(cost)
-		grad := b.Grad(cost, leaf)[0]
+		costs := b.Add(long, b.Mul(c, a.margin(b, r, logits)))
+		rows, distance, cost := r.host(b, logits), ops.Values[float64](b, long), ops.Values[float64](b, costs)
+		grad := b.Grad(b.Sum(costs), leaf)[0]
 		if b.Err() == nil {
 			b.NoGrad(func() { a.note(b, r, state, nearest, point{x, rows, distance}) })
 		}
@@ -144,13 +145,22 @@ func (a cw) descend(s *ops.Scope, r *round, state []cwSearch, nearest *outcome) 
 		root := b.Offset(b.Sqrt(b.Scale(v.t, 1/(1-math.Pow(adam2, t)))), adamEps)
 		w.set(b, b.Sub(w.t, b.Scale(b.Div(m.t, root), a.rate/(1-math.Pow(adam1, t)))))
 		b.Close()
-		if (step+1)%max(a.steps/10, 1) == 0 { // the authors' program stops where nothing is gained
-			if total > before*.9999 {
-				return
-			}
-			before = total
+		if (step+1)%max(a.steps/10, 1) == 0 && s.Err() == nil && review(state, cost) {
+			return
 		}
 	}
+}
+
+// review stops samples whose cost has not fallen since the last one, as the authors' program does, and says whether all are.
+func review(state []cwSearch, cost []float64) bool {
+	all := true
+	for i := range state {
+		q := &state[i]
+		q.stalled = q.stalled || cost[i] > .9999*q.cost
+		q.cost = cost[i]
+		all = all && q.stalled
+	}
+	return all
 }
 
 // margin is how far each sample is from a success [N], at least 0.
@@ -181,7 +191,7 @@ type point struct {
 func (a cw) note(s *ops.Scope, r *round, state []cwSearch, nearest *outcome, p point) {
 	var rows []int
 	for i, row := range p.logits {
-		if !r.fooled(i, row) {
+		if state[i].stalled || !r.fooled(i, row) {
 			continue
 		}
 		state[i].hit = true

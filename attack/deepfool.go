@@ -57,7 +57,7 @@ func (a deepfool) run(s *ops.Scope, r *round) torch.Tensor {
 	for step := 0; step < a.steps && len(at) > 0 && s.Err() == nil; step++ {
 		d := s.Child()
 		// x moves by the shortest steps; what the network is asked about, and what is kept, lies a little further.
-		x.set(d, d.Add(x.t, a.shortest(d, here, x.t, rivals)))
+		x.set(d, d.Clamp(d.Add(x.t, a.shortest(d, here, x.t, rivals)), 0, 1))
 		shown := d.Clamp(d.Add(here.x, d.Scale(d.Sub(x.t, here.x), 1+overshoot)), 0, 1)
 		distance := a.ball.distance(d, shown, here.x)
 		var gone, keepers, stay []int

@@ -127,7 +127,7 @@ func TestCourseIsTheReferences(t *testing.T) {
 			file   string
 			fixed  bool
 			images int
-		}{{"val10_pgd_course_10steps_a.01_eps.1_none_NHWC.f32", false, 10}, {"val10_pgd_course_fixedtarget_10steps_a.01_eps.1_none_NHWC.f32", true, 4}} {
+		}{{"val10_pgd_course_10steps_a.01_eps.1_none_NHWC.f32", false, courseImages}, {"val10_pgd_course_fixedtarget_10steps_a.01_eps.1_none_NHWC.f32", true, courseImages - 1}} {
 			x := goldenImages(t, s, dir, c.images)
 			o, err := attack.Defaults("course")
 			if err != nil {

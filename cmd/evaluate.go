@@ -116,7 +116,7 @@ func (n *networkFlags) loader(p data.Images) (*data.Loader, error) {
 // newEvaluateCommand returns `mp evaluate`.
 func newEvaluateCommand(e *env) *cobra.Command {
 	var n networkFlags
-	split := string(data.Val)
+	split, on := string(data.Val), ""
 	c := &cobra.Command{
 		Use:     "evaluate DATA --checkpoint F",
 		Short:   "Measure top-1, top-5 and loss of one network or an ensemble",
@@ -125,12 +125,16 @@ func newEvaluateCommand(e *env) *cobra.Command {
 	}
 	n.add(c)
 	c.Flags().StringVar(&split, "split", split, "images to evaluate on: train, val")
+	c.Flags().StringVar(&on, "on", "", "evaluate on the changed images that `mp attack --save` wrote instead")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := n.check(); err != nil {
 			return err
 		}
 		if split != string(data.Val) && split != string(data.Train) {
 			return fmt.Errorf("%w: --split %q: choose train or val, whose labels are known", job.ErrConfig, split)
+		}
+		if on != "" {
+			return evaluateSet(c.Context(), e, n, savedAttack{args[0], data.Split(split), on})
 		}
 		return evaluate(c.Context(), e, n, args[0], data.Split(split))
 	}
@@ -168,6 +172,10 @@ func evaluate(ctx context.Context, e *env, n networkFlags, dir string, split dat
 	if err != nil {
 		return err
 	}
+	return printScore(e, score)
+}
+
+func printScore(e *env, score worker.Score) error {
 	if e.json {
 		return e.printJSON(evaluated{score.Images, score.Top1, score.Top5, score.Loss})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"mp/attack"
 	"mp/checkpoint"
 	"mp/coordinator"
 	"mp/data"
@@ -40,7 +41,7 @@ func (u usageError) Unwrap() error { return u.err }
 
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
-	return []error{job.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
+	return []error{job.ErrConfig, attack.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
 		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused}
 }
 

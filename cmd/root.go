@@ -58,6 +58,7 @@ func verbs() []verb {
 		{groupRun, newTrainCommand},
 		{groupRun, newEvaluateCommand},
 		{groupRun, newPredictCommand},
+		{groupRun, newAttackCommand},
 		{groupRun, newExplainCommand},
 		{groupCluster, newCoordinatorCommand},
 		{groupCluster, newWorkerCommand},

@@ -1,0 +1,89 @@
+package cmd
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"mp/data"
+	"mp/ops/pixel"
+)
+
+// attackResult is everything that `mp attack` found.
+type attackResult struct {
+	rows   []attacked
+	sets   []*attackedSet
+	points []attacked
+}
+
+// writeAttack writes pictures, curves and the result to --out. Nothing is written before all is known, and each file appears
+// complete or not at all.
+func writeAttack(o attackFlags, r *attackRun, found attackResult) error {
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return fmt.Errorf("make the folder for pictures: %w", err)
+	}
+	for i, row := range found.rows {
+		sheet, err := r.sheet(row, found.sets[i])
+		if err != nil {
+			return err
+		}
+		if err := sheet.WriteFile(filepath.Join(o.out, row.Attack+".png")); err != nil {
+			return err
+		}
+	}
+	if len(found.points) > 0 {
+		if err := curveChart(found.rows, found.points, o.curve).Write(filepath.Join(o.out, "curve-"+o.curve+".png")); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(attackJSON{found.rows, found.points}, "", " ")
+	if err != nil {
+		return err
+	}
+	return writeWhole(filepath.Join(o.out, "attack.json"), append(text, '\n'))
+}
+
+// sheet shows the first images: as they were, changed, and the change, amplified to where it can be seen.
+func (r *attackRun) sheet(row attacked, set *attackedSet) (*data.Sheet, error) {
+	const side, values = pixel.Side, 3 * pixel.Side * pixel.Side
+	sheet := &data.Sheet{
+		Title: row.Attack + ", eps " + epsText(row.Eps), Columns: 6, Zoom: 1,
+		Subtitle: fmt.Sprintf("%d images: top-1 %.1f %% clean, %.1f %% attacked. Each: the image and what the network says of it; changed; the change, amplified", row.Images, row.Clean1, row.Top1),
+	}
+	for i := range min(shown, len(set.ids)) {
+		id := int(set.ids[i])
+		clean, err := r.source.Read(id)
+		if err != nil {
+			return nil, err
+		}
+		changed, difference := make([]byte, values), make([]byte, values)
+		planes, most := set.images[i*values:(i+1)*values], 0.0
+		far := make([]float64, values)
+		for p := range side * side {
+			for c := range 3 {
+				v := float64(planes[c*side*side+p])
+				changed[3*p+c] = byte(math.Round(255 * min(max(v, 0), 1)))
+				far[3*p+c] = v - float64(clean[3*p+c])/255
+				most = max(most, math.Abs(far[3*p+c]))
+			}
+		}
+		times := .5 / max(most, 1e-9)
+		for j, v := range far {
+			difference[j] = byte(math.Round(255 * (.5 + times*v)))
+		}
+		note := "the image is as it was"
+		if most > 0 {
+			note = fmt.Sprintf("x %.0f, at most %.2f/255", times, 255*most)
+		}
+		sheet.Tiles = append(sheet.Tiles,
+			data.Tile{Pixels: clean, Side: side, Title: r.class(int(set.labels[i])), Note: "says " + r.class(set.clean[i][0])},
+			data.Tile{Pixels: changed, Side: side, Title: "says " + r.class(set.after[i][0]), Note: filepath.Base(r.source.Name(id))},
+			data.Tile{Pixels: difference, Side: side, Title: "change", Note: note})
+	}
+	return sheet, nil
+}
+
+func (r *attackRun) class(i int) string { return strings.ReplaceAll(r.source.Classes()[i], "_", " ") }
