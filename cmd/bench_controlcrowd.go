@@ -41,6 +41,7 @@ type crowd struct {
 	update  uint64
 	epochs  uint64 // begun
 	ledger  []*mppb.LedgerEntry
+	beat    time.Duration // of view
 	lost    []string      // sessions that ended without anybody being killed, and why
 	refused int           // connections and sessions that were not opened at the first try
 	changed chan struct{} // closed and replaced at every change
@@ -131,11 +132,11 @@ func (c *crowd) add(ctx context.Context, count, group int) error {
 	return nil
 }
 
-func (c *crowd) welcome(u *understudy, identity uint64) {
+func (c *crowd) welcome(u *understudy, w *mppb.Welcome) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	u.identity = identity
-	c.byID[identity] = u
+	u.identity, u.beat = w.Worker, time.Duration(w.HeartbeatMs)*time.Millisecond
+	c.byID[w.Worker] = u
 	c.tell()
 }
 
@@ -221,8 +222,13 @@ func (c *crowd) take(u *understudy, o order) error {
 		if err := proto.Unmarshal(o.raw, m); err != nil {
 			return err
 		}
-		c.view, c.firstAt, c.allAt = m.GetView(), time.Now(), time.Time{}
+		v, err := m.GetView().After(c.view)
+		if err != nil {
+			return err
+		}
+		c.view, c.firstAt, c.allAt = v, time.Now(), time.Time{}
 		c.views++
+		c.beat = time.Duration(c.view.HeartbeatMs) * time.Millisecond
 		c.members, c.lacking = map[uint64]bool{}, map[uint64]bool{}
 		for _, member := range c.view.Members {
 			c.members[member.Worker] = true
@@ -328,10 +334,18 @@ func (c *crowd) step() {
 	c.tell()
 }
 
-// statusOf is what one says of itself.
-func (c *crowd) statusOf(u *understudy) *mppb.Status {
+// statusOf is what one says of itself, and how long it may be silent then.
+func (c *crowd) statusOf(u *understudy) (*mppb.Status, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	beat := c.beat
+	if u.view == 0 {
+		beat = u.beat
+	}
+	return c.describe(u), beat
+}
+
+func (c *crowd) describe(u *understudy) *mppb.Status {
 	st := &mppb.Status{Phase: mppb.Phase_READY, View: u.view, Progress: c.update, MemoryBytes: 8 << 30, Fault: u.fault}
 	if u.view == 0 || u.view != c.view.Number || !c.members[u.identity] {
 		return st

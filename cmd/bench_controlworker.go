@@ -28,8 +28,9 @@ type understudy struct {
 
 	// Guarded by crowd.mu.
 	identity uint64
-	view     uint64 // number of the view that it has
-	caught   bool   // it has the whole state
+	beat     time.Duration // as it was welcomed with
+	view     uint64        // number of the view that it has
+	caught   bool          // it has the whole state
 	fault    *mppb.Fault
 	dead     bool // we killed it
 }
@@ -146,13 +147,18 @@ func (u *understudy) attend(ctx context.Context) error {
 	if w == nil {
 		return fmt.Errorf("instead of a welcome came %s", m)
 	}
-	u.crowd.welcome(u, w.Worker)
+	u.crowd.welcome(u, w)
 	ended := make(chan error, 1)
 	go func() { ended <- u.listen(stream) }()
 	every := time.NewTicker(time.Duration(w.HeartbeatMs) * time.Millisecond)
 	defer every.Stop()
-	for {
-		if err := stream.SendMsg(&mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: u.crowd.statusOf(u)}}); err != nil {
+	for last := time.Duration(0); ; {
+		st, beat := u.crowd.statusOf(u)
+		if beat != last {
+			every.Reset(beat)
+			last = beat
+		}
+		if err := stream.SendMsg(&mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: st}}); err != nil {
 			return <-ended // which knows why
 		}
 		select {

@@ -167,25 +167,14 @@ func (c *cluster) Steer(ctx context.Context, req *mppb.SteerRequest) (*mppb.Job,
 	return c.Job(req.Id)
 }
 
-func (c *cluster) Status(ctx context.Context, _ *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
+func (c *cluster) Status(context.Context, *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
 	if err := c.elsewhere(); err != nil {
 		return nil, err
 	}
-	id, address := c.Leader()
-	reply := &mppb.ClusterStatus{Leader: id, LeaderAddress: address, Version: c.cfg.Version}
-	if k := c.core.Load(); k != nil {
-		reply.RaftIndex, reply.RaftTerm = k.raft.AppliedIndex(), k.raft.CurrentTerm()
-	}
-	for _, p := range c.peers() {
-		reply.Nodes = append(reply.Nodes, &mppb.Node{Id: p.ID, Address: p.Address, Voter: true, Leader: p.ID == id})
-	}
-	err := c.withSeen(ctx, func(s *membership.State, seen func(uint64) membership.Seen) {
-		reply.View = s.View.Number
-		for _, w := range s.Workers {
-			reply.Workers = append(reply.Workers, fromWorker(s, w, seen(w.ID)))
-		}
-	})
-	return reply, err
+	id, _ := c.Leader()
+	reply := &mppb.ClusterStatus{Leader: id}
+	c.fsm.read(func(s *membership.State) { reply.RaftIndex = s.Index })
+	return reply, nil
 }
 
 // eventsAtOnce bounds how long the state is locked for a reader.

@@ -34,6 +34,7 @@ type reign struct {
 	busy     bool                // proposals are on their way
 	due      bool                // decide as soon as not busy
 	clock    time.Duration       // the latest time that brain was told
+	latest   *prepared           // the newest view that was sent to anybody
 }
 
 // What the inbox carries, beside *session (a Hello) and func() (a question of a client, answered between two events).
@@ -342,9 +343,10 @@ func (r *reign) welcome(s *session, worker uint64) {
 	s.worker = worker
 	s.number = r.brain.Connected(r.now(), worker)
 	r.sessions[worker] = s
-	cfg := r.c.cfg
+	cfg, workers := r.c.cfg, 0
+	r.c.fsm.read(func(s *membership.State) { workers = len(s.Workers) })
 	s.send(&mppb.ToWorker{Message: &mppb.ToWorker_Welcome{Welcome: &mppb.Welcome{
-		Worker: worker, HeartbeatMs: milliseconds(r.c.times.Heartbeat), FailAfterMs: milliseconds(r.c.times.FailAfter),
+		Worker: worker, HeartbeatMs: milliseconds(r.c.times.Beat(workers)), FailAfterMs: milliseconds(r.c.times.FailAfter),
 		PauseAfterMs: milliseconds(r.c.times.PauseAfter), NatsUrl: cfg.NATSURL, Leader: cfg.ID,
 	}}})
 	r.due = true
@@ -376,8 +378,11 @@ func (r *reign) publish() {
 				if !r.busy { // else its Leave is on its way back from the log, with what to tell it
 					outside = append(outside, worker)
 				}
-			case session.view != s.View.Number && view == nil:
-				view = fromView(s)
+			case session.view == s.View.Number || view != nil:
+			case r.latest != nil && r.latest.view.Number == s.View.Number:
+				view = r.latest.view
+			default:
+				view = fromView(s, r.c.times)
 			}
 		}
 	})
@@ -387,11 +392,17 @@ func (r *reign) publish() {
 	if view == nil {
 		return
 	}
-	message := &prepared{message: &mppb.ToWorker{Message: &mppb.ToWorker_View{View: view}}}
+	if r.latest == nil || r.latest.view.Number != view.Number {
+		var before *mppb.View
+		if r.latest != nil {
+			before = r.latest.view
+		}
+		r.latest = prepare(view, before)
+	}
 	for _, s := range r.sessions {
 		if s.view != view.Number {
 			s.view = view.Number
-			s.sendView(message)
+			s.sendView(r.latest)
 		}
 	}
 }

@@ -81,20 +81,41 @@ func (s *session) take() (orders []any, over bool, why error) {
 	return orders, s.over, s.why
 }
 
-// prepared is a message for many streams, encoded once.
+// prepared is a view for many streams, encoded once: as a whole, and as what has changed for those who have the one before.
 type prepared struct {
+	view         *mppb.View
+	whole, since encoded
+	before       uint64 // number of the view that since goes out from; 0: none
+}
+
+// encoded is a message that is encoded when somebody needs it.
+type encoded struct {
 	message *mppb.ToWorker
 	once    sync.Once
-	encoded grpc.PreparedMsg
+	text    grpc.PreparedMsg
 	err     error
 }
 
-func (p *prepared) sendTo(stream mppb.Control_SessionServer) error {
-	p.once.Do(func() { p.err = p.encoded.Encode(stream, p.message) })
-	if p.err != nil {
-		return p.err
+func prepare(v, before *mppb.View) *prepared {
+	p := &prepared{view: v, before: before.GetNumber()}
+	p.whole.message = &mppb.ToWorker{Message: &mppb.ToWorker_View{View: v}}
+	if p.before != 0 {
+		p.since.message = &mppb.ToWorker{Message: &mppb.ToWorker_View{View: v.Since(before)}}
 	}
-	return stream.SendMsg(&p.encoded)
+	return p
+}
+
+// sendTo sends the view to a stream on which the view had was the last.
+func (p *prepared) sendTo(stream mppb.Control_SessionServer, had uint64) error {
+	e := &p.whole
+	if p.before != 0 && had == p.before {
+		e = &p.since
+	}
+	e.once.Do(func() { e.err = e.text.Encode(stream, e.message) })
+	if e.err != nil {
+		return e.err
+	}
+	return stream.SendMsg(&e.text)
 }
 
 // Session is the RPC: a worker's whole membership.
@@ -120,8 +141,9 @@ func (c *control) Session(stream mppb.Control_SessionServer) error {
 		return c.notLeader()
 	}
 	// A worker whose coordinator is silent looks for another: see mppb.Client.
-	alive := time.NewTicker(c.times.FailAfter / 4)
+	alive := time.NewTicker(c.times.FailAfter / 3)
 	defer alive.Stop()
+	had := uint64(0) // number of the view that was sent last
 	for {
 		select {
 		case <-s.wake:
@@ -132,7 +154,8 @@ func (c *control) Session(stream mppb.Control_SessionServer) error {
 				case *mppb.ToWorker:
 					err = stream.Send(m)
 				case *prepared:
-					err = m.sendTo(stream)
+					err = m.sendTo(stream, had)
+					had = m.view.Number
 				}
 				if err != nil {
 					return err

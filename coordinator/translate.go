@@ -14,10 +14,6 @@ func toDataset(d *mppb.Dataset) membership.Dataset {
 	return membership.Dataset{TrainSHA256: d.TrainSha256, ValSHA256: d.ValSha256, TrainImages: d.TrainImages, ValImages: d.ValImages, Classes: d.Classes, Directory: d.Directory}
 }
 
-func fromDataset(d membership.Dataset) *mppb.Dataset {
-	return &mppb.Dataset{TrainSha256: d.TrainSHA256, ValSha256: d.ValSHA256, TrainImages: d.TrainImages, ValImages: d.ValImages, Classes: d.Classes, Directory: d.Directory}
-}
-
 func toHello(h *mppb.Hello) membership.Hello {
 	return membership.Hello{
 		Protocol: h.Protocol, Version: h.Version, Host: h.Host, Machine: h.Machine, Device: h.Device, Address: h.Address,
@@ -64,11 +60,11 @@ func fromRefusal(r *membership.Refusal) *mppb.Refusal {
 }
 
 // fromView is the message for the view in force.
-func fromView(s *membership.State) *mppb.View {
+func fromView(s *membership.State, t membership.Times) *mppb.View {
 	v := &s.View
 	m := &mppb.View{
-		Job: v.Job, Number: v.Number, Reason: v.Reason, Committed: v.Committed, Checkpoint: v.Checkpoint, CheckpointUpdate: v.CheckpointUpdate, FaultMs: v.FaultMs,
-		Save: v.Save,
+		Job: v.Job, Number: v.Number, Reason: v.Reason, Committed: v.Committed, Checkpoint: v.Checkpoint, CheckpointUpdate: v.CheckpointUpdate,
+		Save: v.Save, HeartbeatMs: milliseconds(t.Beat(len(s.Workers))),
 	}
 	if j := s.Job(v.Job); j != nil {
 		m.Spec, m.Directory = j.Spec, j.Directory
@@ -102,7 +98,7 @@ func fromJob(s *membership.State, j *membership.Job) *mppb.Job {
 	m := &mppb.Job{
 		Id: j.ID, State: states[j.State], Spec: j.Spec, Directory: j.Directory, Update: j.Update, Updates: j.Updates(), EpochsDone: j.EpochsDone,
 		Submitted: j.Submitted, Started: j.Started, Ended: j.Ended, Reason: j.Reason, Outcome: fromOutcome(j.Outcome),
-		ImagesPerSecond: j.ImagesPerSecond, Data: fromDataset(j.Data),
+		ImagesPerSecond: j.ImagesPerSecond,
 	}
 	if s.View.Job == j.ID {
 		m.View, m.Workers = s.View.Number, uint32(len(s.View.Members))

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ErrDamaged is matched (errors.Is) by what reads a file whose bytes do not have the announced checksum.
-var ErrDamaged = errors.New("damaged on its way")
+// errDamaged is in the chain of what reading a file returns whose bytes do not have the announced checksum.
+var errDamaged = errors.New("damaged on its way")
 
 // Checksum is the crc32c of a part's data.
 func Checksum(data []byte) uint32 { return crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)) }
@@ -98,7 +98,7 @@ func (c *Client) Download(ctx context.Context, name *FileName, to string) (*File
 		return Fetch(ctx, NewClusterClient(conn), &FileName{Job: name.Job, Path: name.Path, Offset: have}, Receiver{
 			Begin: func(s *FileState) error {
 				if state != nil && state.Sha256 != s.Sha256 {
-					return fmt.Errorf("%s changed while it was fetched: %w", name.Path, ErrDamaged)
+					return fmt.Errorf("%s changed while it was fetched: %w", name.Path, errDamaged)
 				}
 				state = s
 				return nil
@@ -112,7 +112,7 @@ func (c *Client) Download(ctx context.Context, name *FileName, to string) (*File
 		})
 	})
 	if err == nil && hex.EncodeToString(h.Sum(nil)) != state.Sha256 {
-		err = fmt.Errorf("the SHA-256 of the %d bytes that arrived is not %s: %w", have, state.Sha256, ErrDamaged)
+		err = fmt.Errorf("the SHA-256 of the %d bytes that arrived is not %s: %w", have, state.Sha256, errDamaged)
 	}
 	if err == nil {
 		err = f.Chmod(0o644)
@@ -163,14 +163,14 @@ func Fetch(ctx context.Context, cluster ClusterClient, name *FileName, to Receiv
 		}
 		if file == nil {
 			if file = part.File; file == nil {
-				return fmt.Errorf("the first part of %s does not say what follows: %w", name.Path, ErrDamaged)
+				return fmt.Errorf("the first part of %s does not say what follows: %w", name.Path, errDamaged)
 			}
 			if err := to.Begin(file); err != nil {
 				return err
 			}
 		}
 		if part.Offset != at || at+uint64(len(part.Data)) > file.Size || Checksum(part.Data) != part.Crc32C {
-			return fmt.Errorf("part of %s at %d: %w", name.Path, part.Offset, ErrDamaged)
+			return fmt.Errorf("part of %s at %d: %w", name.Path, part.Offset, errDamaged)
 		}
 		if err := to.Write(part.Data); err != nil {
 			return err

@@ -130,7 +130,7 @@ func (c *Client) Do(ctx context.Context, f func(ctx context.Context, conn grpc.C
 			t.answer(address)
 			return clarify(address, err)
 		}
-		if conn.foreign() == "" && LeaderOf(err) != nil {
+		if conn.foreign() == "" && leaderOf(err) != nil {
 			t.answer(address)
 		}
 		if c.allForeign() {
@@ -145,8 +145,8 @@ func (c *Client) Do(ctx context.Context, f func(ctx context.Context, conn grpc.C
 	}
 }
 
-// LeaderOf returns the Leader detail of an error, or nil.
-func LeaderOf(err error) *Leader {
+// leaderOf returns the Leader detail of an error, or nil.
+func leaderOf(err error) *Leader {
 	s, ok := status.FromError(err)
 	if !ok {
 		return nil
@@ -219,7 +219,7 @@ func (c *Client) pick() (string, *clientConn, error) {
 func (c *Client) redirect(address string, err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l := LeaderOf(err); l != nil && l.Address != "" && l.Address != address {
+	if l := leaderOf(err); l != nil && l.Address != "" && l.Address != address {
 		c.leader = l.Address
 		return true
 	}

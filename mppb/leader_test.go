@@ -211,7 +211,7 @@ func TestASilentSessionEnds(t *testing.T) {
 			<-beat.C
 			s.Send(&ToWorker{})
 		}
-		s.Send(&ToWorker{Message: &ToWorker_Drain{Drain: &Drain{Reason: "x"}}})
+		s.Send(&ToWorker{Message: &ToWorker_View{View: &View{Number: 1}}})
 		<-s.Context().Done()
 		return nil
 	}})
@@ -234,14 +234,14 @@ func TestASilentSessionEnds(t *testing.T) {
 			switch {
 			case m.GetWelcome() != nil:
 				got = append(got, "welcome")
-			case m.GetDrain() != nil:
-				got = append(got, "drain")
+			case m.GetView() != nil:
+				got = append(got, "view")
 			default:
 				got = append(got, "nothing")
 			}
 		}
 	})
-	if want := "welcome drain Unavailable"; err != io.EOF || strings.Join(got, " ") != want {
+	if want := "welcome view Unavailable"; err != io.EOF || strings.Join(got, " ") != want {
 		t.Fatalf("got %q, %v; want %q", got, err, want)
 	}
 	if silence < failAfter || silence > 3*failAfter {
@@ -288,8 +288,8 @@ func TestDownload(t *testing.T) {
 		t.Errorf("asked from %v, want 0 and %d", offsets, PartBytes)
 	}
 	flip = true
-	if _, err := c.Download(within(t, 10*time.Second), &FileName{Job: "job-1", Path: "a/b"}, to+"2"); !errors.Is(err, ErrDamaged) {
-		t.Errorf("got %v, want ErrDamaged", err)
+	if _, err := c.Download(within(t, 10*time.Second), &FileName{Job: "job-1", Path: "a/b"}, to+"2"); !errors.Is(err, errDamaged) {
+		t.Errorf("got %v, want errDamaged", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(to), ".*")); len(left) > 0 {
 		t.Errorf("%v is left", left)

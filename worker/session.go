@@ -46,6 +46,8 @@ type session struct {
 	base      uint64                       // updates done when the view began
 	identity  uint64                       // 0: none yet
 	seen      uint64                       // number of the newest view
+	newest    *mppb.View                   // that this session brought
+	heartbeat time.Duration                // longest pause between two words
 	welcome   *mppb.Welcome                // of the last session
 	lost      time.Time                    // when the last session broke; zero: one is open
 	connected chan struct{}                // closed while a session is open
@@ -218,7 +220,7 @@ func (s *session) attend(ctx context.Context, conn grpc.ClientConnInterface) err
 			}
 		}
 	}()
-	err = s.speak(stream, m.GetWelcome(), ended)
+	err = s.speak(stream, ended)
 	if err == nil {
 		return <-ended
 	}
@@ -235,7 +237,8 @@ func (s *session) open(w *mppb.Welcome) {
 	if s.identity != w.Worker {
 		s.seen = 0
 	}
-	s.identity, s.welcome, s.lost = w.Worker, w, time.Time{}
+	s.identity, s.welcome, s.lost, s.newest = w.Worker, w, time.Time{}, nil
+	s.heartbeat = time.Duration(max(w.HeartbeatMs, 1)) * time.Millisecond
 	close(s.connected)
 	s.mu.Unlock()
 	s.log.Info("belongs to the cluster", "worker", w.Worker, "leader", w.Leader)
@@ -283,8 +286,9 @@ func (s *session) tellWritten() {
 
 // speak sends the status at every change and at least once a heartbeat, until the stream breaks (the error of sending) or
 // nothing more is heard (nil).
-func (s *session) speak(stream mppb.Control_SessionClient, w *mppb.Welcome, ended chan error) error {
-	every := time.NewTicker(time.Duration(max(w.HeartbeatMs, 1)) * time.Millisecond)
+func (s *session) speak(stream mppb.Control_SessionClient, ended chan error) error {
+	beat := s.beats()
+	every := time.NewTicker(beat)
 	defer every.Stop()
 	for first := true; ; first = false {
 		text, number := s.compose(first)
@@ -295,6 +299,10 @@ func (s *session) speak(stream mppb.Control_SessionClient, w *mppb.Welcome, ende
 		s.sent = number
 		s.tellWritten()
 		s.mu.Unlock()
+		if now := s.beats(); now != beat { // a view said how often
+			beat = now
+			every.Reset(beat)
+		}
 		select {
 		case <-s.wake:
 		case <-every.C:
@@ -303,6 +311,13 @@ func (s *session) speak(stream mppb.Control_SessionClient, w *mppb.Welcome, ende
 			return nil
 		}
 	}
+}
+
+// beats is the longest pause between two words to the coordinator.
+func (s *session) beats() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.heartbeat
 }
 
 // maxLedger is how many epochs a status tells of: more than pass while no coordinator answers.
@@ -325,14 +340,26 @@ func (s *session) compose(first bool) (*mppb.FromWorker, uint64) {
 func (s *session) hear(m *mppb.ToWorker) error {
 	switch {
 	case m.GetView() != nil:
-		s.hearView(m.GetView())
-	case m.GetDrain() != nil:
-		s.log.Info("asked to leave", "reason", m.GetDrain().Reason)
-		s.post(func(st *mppb.Status) { st.Leaving = true })
+		v, err := s.whole(m.GetView())
+		if err != nil {
+			return status.Error(codes.Unavailable, err.Error()) // another session begins with a whole one
+		}
+		s.hearView(v)
 	case m.GetRefusal() != nil:
 		return refused(m.GetRefusal())
 	}
 	return nil
+}
+
+// whole is the view of which only what has changed may have come.
+func (s *session) whole(v *mppb.View) (*mppb.View, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, err := v.After(s.newest)
+	if err == nil {
+		s.newest = v
+	}
+	return v, err
 }
 
 // hearView hands a view that is new to the engine, in the place of one that it has not taken yet.
@@ -340,6 +367,9 @@ func (s *session) hearView(v *mppb.View) {
 	s.mu.Lock()
 	known := v.Number <= s.seen
 	s.seen = max(s.seen, v.Number)
+	if v.HeartbeatMs > 0 {
+		s.heartbeat = time.Duration(v.HeartbeatMs) * time.Millisecond
+	}
 	o := order{view: v, rank: -1}
 	for i, m := range v.Members {
 		if m.Worker == s.identity {

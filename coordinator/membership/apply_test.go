@@ -107,7 +107,7 @@ func (r chooser) command() Command {
 }
 
 func (r chooser) setView() *SetView {
-	v := &SetView{Base: r.view(), Job: r.job(), Reason: r.word(), Save: r.IntN(5) == 0, FaultMs: uint32(r.number())}
+	v := &SetView{Base: r.view(), Job: r.job(), Reason: r.word(), Save: r.IntN(5) == 0}
 	if r.IntN(4) == 0 {
 		return v
 	}

@@ -142,13 +142,13 @@ func (l *Leader) rest(now time.Duration, s *State, j *Job, waiting, reason, advi
 		return nil
 	}
 	l.settling = 0
-	return set(l.stamp(now, &SetView{Base: s.View.Number, Job: j.ID, Waiting: waiting, Reason: reason, Advice: advice}))
+	return set(l.stamp(&SetView{Base: s.View.Number, Job: j.ID, Waiting: waiting, Reason: reason, Advice: advice}))
 }
 
-// stamp says how long ago the fault was that a view answers.
-func (l *Leader) stamp(now time.Duration, v *SetView) *SetView {
+// stamp says whether a view answers a fault.
+func (l *Leader) stamp(v *SetView) *SetView {
 	if l.faultAt != 0 {
-		v.Fault, v.FaultMs = true, uint32(max(1, (now-l.faultAt).Milliseconds()))
+		v.Fault = true
 	}
 	return v
 }
@@ -208,7 +208,7 @@ func (l *Leader) save(now time.Duration, s *State, j *Job, reason string) []Comm
 	l.hands = slices.DeleteFunc(l.hands, func(c candidate) bool { return !c.holder })
 	v := l.build(s, j, l.hands, false)
 	v.Save, v.Reason = true, reason
-	return set(l.stamp(now, v))
+	return set(l.stamp(v))
 }
 
 // outdone says whether somebody outside the view in force has a newer state than all its members: it had not said so yet when

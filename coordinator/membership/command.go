@@ -86,7 +86,6 @@ type SetView struct {
 	Reason  string   `json:"reason"` // after a worker was lost, State puts that, the first cause, in its place
 	Advice  string   `json:"advice,omitempty"`
 	Fault   bool     `json:"fault,omitempty"`   // it answers a fault
-	FaultMs uint32   `json:"faultMs,omitempty"` // since that was noticed
 	Save    bool     `json:"save,omitempty"`    // see View.Save
 	Waiting string   `json:"waiting,omitempty"` // without members: what it waits for, one word ("workers", "state", "paused", "idle")
 }

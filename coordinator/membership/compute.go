@@ -64,7 +64,7 @@ func (l *Leader) compute(now time.Duration, s *State, j *Job, fresh bool) []Comm
 				l.faultAt = max(l.trouble.at, 1)
 			}
 		}
-		return set(l.stamp(now, next))
+		return set(l.stamp(next))
 	}
 	return l.deal(now, s, j, fresh, caught)
 }

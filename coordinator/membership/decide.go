@@ -42,6 +42,9 @@ func (l *Leader) follow(now time.Duration, s *State) {
 	if j != nil {
 		l.proven = j.Book.Proven
 	}
+	if now > l.viewAt+l.c.Times.FailAfter { // everybody has the view, and beats as it says
+		l.beat = l.asked
+	}
 	if l.view == s.View.Number && l.roster == s.roster {
 		return
 	}
@@ -50,6 +53,8 @@ func (l *Leader) follow(now time.Duration, s *State) {
 		return
 	}
 	l.view, l.viewAt, l.trouble = s.View.Number, now, nil
+	l.asked = l.c.Times.Beat(len(s.Workers))
+	l.beat = max(l.beat, l.asked)
 	clear(l.accused)
 	l.formed = 0
 	if j != nil {

@@ -78,6 +78,8 @@ type Leader struct {
 	// Of the view in force.
 	view    uint64
 	viewAt  time.Duration // when this leader first saw it
+	asked   time.Duration // Times.Beat, as members are told with it
+	beat    time.Duration // the same, or the longer one of the view before while some may not have this one yet
 	formed  uint64        // the newest update that anybody had when it was made
 	trouble *trouble
 	accused map[uint64][]uint64 // suspect -> who says so
@@ -151,7 +153,7 @@ type peer struct {
 
 // NewLeader returns a leader that knows nothing but the state. Workers that are in have Times.Grace to come back.
 func NewLeader(c LeaderConfig, s *State, now time.Duration) *Leader {
-	l := &Leader{c: c, peers: map[uint64]*peer{}, last: now, wake: now, view: s.View.Number, viewAt: now, accused: map[uint64][]uint64{},
+	l := &Leader{c: c, peers: map[uint64]*peer{}, last: now, wake: now, view: s.View.Number, viewAt: now, asked: c.Times.Beat(len(s.Workers)), beat: c.Times.Beat(len(s.Workers)), accused: map[uint64][]uint64{},
 		failures: map[device][]time.Duration{}, suspects: map[uint64][]time.Duration{}, held: map[device]*held{}, newcomer: now}
 	for _, r := range s.Quarantines {
 		h := &held{until: now, forget: now + forgetAfter*c.Times.Window}
@@ -213,7 +215,7 @@ func (l *Leader) Arrive(now time.Duration, s *State, h Hello) Arrival {
 		}
 		l.failed(now, w, leave.Cause)
 		return Arrival{Commands: []Command{{Leave: leave}, join}}
-	case now-p.heard > 3*l.c.Times.Heartbeat:
+	case now-p.heard > 3*l.beat:
 		return Arrival{Refusal: &Refusal{Kind: Fenced, Advice: "say Hello again in a moment",
 			Text: fmt.Sprintf("%s still has %s, and was last heard %s ago", w.short(), h.Device, seconds((now - p.heard).Seconds()))}}
 	}

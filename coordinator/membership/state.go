@@ -39,7 +39,6 @@ type View struct {
 	Members []Member `json:"members,omitempty"` // in rank order
 	Reason  string   `json:"reason,omitempty"`
 	Advice  string   `json:"advice,omitempty"`
-	FaultMs uint32   `json:"faultMs,omitempty"`
 	Fault   bool     `json:"fault,omitempty"`
 	Waiting string   `json:"waiting,omitempty"` // see SetView
 	// Save: do no more steps; rank 0 saves the newest state and brings it to the coordinators, then all wait.

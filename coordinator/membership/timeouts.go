@@ -5,7 +5,7 @@ import "time"
 // Times are all time-outs of a cluster. They derive from one: how long silence may last.
 type Times struct {
 	FailAfter  time.Duration // silence after which somebody counts as gone
-	Heartbeat  time.Duration // longest pause between two signs of life of a worker
+	Heartbeat  time.Duration // longest pause between two signs of life of a worker; of one among many see Beat
 	Election   time.Duration // silence of a coordinator's leader after which the others choose a new one
 	Grace      time.Duration // how long after a change of leader workers have to come back
 	FaultWait  time.Duration // how long a reported fault waits for news of the suspect before the view is made again
@@ -38,4 +38,13 @@ func Timeouts(failAfter time.Duration) Times {
 		Progress:   failAfter / 10,
 		Drain:      8 * failAfter,
 	}
+}
+
+// crowd is how many workers speak once a Heartbeat. More of them speak less often, so that all together cost the same.
+const crowd = 300
+
+// Beat is the longest pause between two signs of life of one among so many workers: Heartbeat for up to crowd of them, and
+// at most FailAfter/3.
+func (t Times) Beat(workers int) time.Duration {
+	return min(max(t.Heartbeat, t.Heartbeat*time.Duration(workers)/crowd), max(t.FailAfter/3, t.Heartbeat))
 }

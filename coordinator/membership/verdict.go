@@ -95,7 +95,7 @@ func (l *Leader) guarded(now time.Duration, s *State) bool {
 // allThere says whether every member of the view in force has just been heard.
 func (l *Leader) allThere(now time.Duration) bool {
 	for _, p := range l.ranks {
-		if p == nil || !p.connected || now-p.heard > 3*l.c.Times.Heartbeat {
+		if p == nil || !p.connected || now-p.heard > 3*l.beat {
 			return false
 		}
 	}
@@ -118,7 +118,7 @@ func (l *Leader) verdict(now time.Duration, w *Worker, p *peer, s *State) going 
 		return going{}
 	case quiet > t.FailAfter:
 		return going{p.heard + t.FailAfter, 0, &Leave{Cause: Silent, Text: "no sign of life for " + seconds(quiet.Seconds()), DetectSeconds: quiet.Seconds()}}
-	case l.trouble != nil && p.heard <= l.trouble.at && quiet > 3*t.Heartbeat && len(l.accused[w.ID]) > 0:
+	case l.trouble != nil && p.heard <= l.trouble.at && quiet > 3*l.beat && len(l.accused[w.ID]) > 0:
 		return going{now, 0, &Leave{Cause: Silent, DetectSeconds: quiet.Seconds(),
 			Text: fmt.Sprintf("no sign of life for %s, and %s says: %s", seconds(quiet.Seconds()), s.Name(l.trouble.by), l.trouble.what.Text)}}
 	}
@@ -256,7 +256,7 @@ func (l *Leader) broken(now time.Duration, s *State) bool {
 	}
 	// Whoever is suspected and has not spoken since may be dead: that is decided first, and soon.
 	if p := l.peers[t.what.Suspect]; p != nil && l.member(p) && p.connected && p.heard <= t.at {
-		l.by(p.heard + 3*l.c.Times.Heartbeat + 1)
+		l.by(p.heard + 3*l.beat + 1)
 		return false
 	}
 	return true

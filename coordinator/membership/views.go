@@ -16,7 +16,7 @@ func (a *apply) setView(v *SetView) Result {
 	}
 	old := a.View
 	next := View{Number: old.Number + 1, Job: v.Job, Members: v.Members, Advice: clip(v.Advice, maxText), Fault: v.Fault || a.First != nil,
-		FaultMs: v.FaultMs, Waiting: clip(v.Waiting, maxWord), Save: v.Save}
+		Waiting: clip(v.Waiting, maxWord), Save: v.Save}
 	next.Reason = a.reason(v, old)
 	e := Event{Topic: TopicView, Job: v.Job, View: next.Number, Text: next.Reason, Advice: next.Advice,
 		Warning: a.First != nil || v.Fault && len(old.Members) > 0}
