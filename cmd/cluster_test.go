@@ -33,11 +33,17 @@ type fakeCluster struct {
 	breaks atomic.Int32      // GetFile ends in the middle so often
 
 	submitted *mppb.SubmitRequest
+	keys      []string // of all requests
+	dies      bool     // the leader does, when it has taken the next job in and before it answers
 	steered   *mppb.SteerRequest
 }
 
 func (c *fakeCluster) Submit(_ context.Context, r *mppb.SubmitRequest) (*mppb.Job, error) {
 	c.submitted = r
+	if c.keys = append(c.keys, r.Key); c.dies {
+		c.dies = false
+		return nil, mppb.NotLeader(&mppb.Leader{})
+	}
 	return &mppb.Job{Id: "job-7", State: mppb.Job_QUEUED, Spec: r.Spec, Directory: "20260102-030405-x"}, nil
 }
 
@@ -146,7 +152,7 @@ func TestLedgerProvesOrNot(t *testing.T) {
 	}}}
 	at := c.serve(t)
 	code, stdout, _ := callMain("jobs", "show", "1", "--ledger", "--coordinator", at)
-	for _, want := range []string{"    1     100       100        0         0  0000000000000abc  0000000000000abc  every image once\n", "NOT PROVEN\n", "under way\n", "1 of 2 whole epochs proven\n"} {
+	for _, want := range []string{"    1     100       100        0         0  0000000000000abc  0000000000000abc  every image once\n", "NOT PROVEN\n", "0000000000000001  -                 under way\n", "1 of 2 whole epochs proven\n"} {
 		if code != 0 || !strings.Contains(stdout, want) {
 			t.Errorf("ended with %d, no %q in\n%s", code, want, stdout)
 		}
@@ -215,6 +221,20 @@ func TestSubmitCompletesTheJob(t *testing.T) {
 	}
 	if code, _, stderr := callMain("submit", "--coordinator", at, "--batch-size", "10"); code != exitDone || strings.Contains(string(c.submitted.Spec), `"shards":4`) {
 		t.Errorf("a batch that 4 do not divide: ended with %d, %q, %s", code, stderr, c.submitted.Spec)
+	}
+}
+
+// What is asked for again because no answer came is the same request, and another one is not.
+func TestAJobIsAskedForAgainUnderTheSameKey(t *testing.T) {
+	c := &fakeCluster{dies: true}
+	at := c.serve(t)
+	for range 2 {
+		if code, _, stderr := callMain("submit", "--coordinator", at); code != exitDone {
+			t.Fatalf("ended with %d, %q", code, stderr)
+		}
+	}
+	if len(c.keys) != 3 || c.keys[0] == "" || c.keys[1] != c.keys[0] || c.keys[2] == c.keys[0] {
+		t.Errorf("asked with the keys %q, want one twice and then another", c.keys)
 	}
 }
 

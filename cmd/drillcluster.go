@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -194,9 +195,10 @@ func (f *fleet) submit(ctx context.Context, s job.Spec) error {
 	if err != nil {
 		return fmt.Errorf("write job as JSON: %w", err)
 	}
+	request := &mppb.SubmitRequest{Spec: text, Key: rand.Text()}
 	err = askLeader(ctx, f.client, func(ctx context.Context, c mppb.ClusterClient) error {
 		var err error
-		f.job, err = c.Submit(ctx, &mppb.SubmitRequest{Spec: text})
+		f.job, err = c.Submit(ctx, request)
 		return err
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -66,7 +67,7 @@ type (
 		Missing        uint64 `json:"missing"`
 		Repeated       uint64 `json:"repeated"`
 		Hash           string `json:"hash"`
-		ExpectedHash   string `json:"expected_hash"`
+		ExpectedHash   string `json:"expected_hash"` // empty while the epoch is under way
 		Whole          bool   `json:"whole"`
 		Proven         bool   `json:"proven"` // whole, nothing missing or repeated, hashes equal
 	}
@@ -131,11 +132,15 @@ func newWorkerInfo(w *mppb.WorkerInfo) workerInfo {
 }
 
 func newLedgerInfo(l *mppb.Ledger) ledgerInfo {
-	return ledgerInfo{
+	i := ledgerInfo{
 		Epoch: l.Epoch + 1, Images: l.Images, ExpectedImages: l.ExpectedImages, Missing: l.Missing, Repeated: l.Repeated,
-		Hash: fmt.Sprintf("%016x", l.Hash), ExpectedHash: fmt.Sprintf("%016x", l.ExpectedHash), Whole: l.Whole,
+		Hash: fmt.Sprintf("%016x", l.Hash), Whole: l.Whole,
 		Proven: l.Whole && l.Missing == 0 && l.Repeated == 0 && l.Images == l.ExpectedImages && l.Hash == l.ExpectedHash,
 	}
+	if l.Whole { // before that nobody can say
+		i.ExpectedHash = fmt.Sprintf("%016x", l.ExpectedHash)
+	}
+	return i
 }
 
 func newCheckpointInfo(c *mppb.Checkpoint) checkpointInfo {
@@ -292,7 +297,7 @@ func writeLedger(out io.Writer, ledger []ledgerInfo) error {
 			whole++
 		}
 		rows = append(rows, []string{fmt.Sprint(l.Epoch), thousands(l.Images), thousands(l.ExpectedImages), thousands(l.Missing), thousands(l.Repeated),
-			l.Hash, l.ExpectedHash, verdict})
+			l.Hash, cmp.Or(l.ExpectedHash, "-"), verdict})
 	}
 	if err := writeTable(out, []string{">epoch", ">images", ">expected", ">missing", ">repeated", "hash of ids", "expected hash", "proof"}, rows); err != nil {
 		return err

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -88,7 +89,7 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		}
 		*path = absolute
 	}
-	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers)}
+	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers), Key: rand.Text()} // one job, however often it is asked for
 	if withData {
 		var err error
 		if request.Data, err = dataset(ctx, e, s.Data); err != nil {

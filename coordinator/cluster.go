@@ -15,8 +15,8 @@ import (
 // maxSpecBytes bounds what a job may bring into the replicated state.
 const maxSpecBytes = 64 << 10
 
-// Submit appends a job to the queue. Asked again with the same directory and specification, it answers with the same job:
-// whoever lost the answer may ask again.
+// Submit appends a job to the queue. Asked again with the same key, or the same directory and specification, it answers with
+// the same job: whoever lost the answer may ask again.
 func (c *cluster) Submit(ctx context.Context, req *mppb.SubmitRequest) (*mppb.Job, error) {
 	r := c.reigns.Load()
 	if r == nil {
@@ -45,7 +45,7 @@ func (c *cluster) Submit(ctx context.Context, req *mppb.SubmitRequest) (*mppb.Jo
 		}
 	}
 	result, err := r.propose(ctx, membership.Command{Submit: &membership.Submit{
-		Spec: req.Spec, Directory: req.Directory, Data: toDataset(req.Data), MinWorkers: req.MinWorkers,
+		Spec: req.Spec, Directory: req.Directory, Data: toDataset(req.Data), MinWorkers: req.MinWorkers, Key: req.Key,
 	}})
 	if err := c.grpcError(result, err); err != nil {
 		return nil, err

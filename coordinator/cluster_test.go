@@ -310,6 +310,13 @@ func (c *testCluster) worker(device string, change ...func(*mppb.Hello)) *testWo
 	return w
 }
 
+// twoWorkers start, and compute the job that was submitted when it returns.
+func (c *testCluster) twoWorkers() (a, b *testWorker) {
+	a, b = c.worker("cpu:0"), c.worker("cpu:1")
+	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	return a, b
+}
+
 // run lives until it is refused or ctx ends.
 func (w *testWorker) run(ctx context.Context) error {
 	for {
@@ -372,8 +379,12 @@ func (w *testWorker) session(ctx context.Context, conn grpc.ClientConnInterface)
 			w.welcomed = time.Now()
 			close(welcome)
 		case m.GetView() != nil:
-			w.view = m.GetView()
-			w.seen = append(w.seen, w.view)
+			v, err := m.GetView().After(w.view)
+			if err != nil {
+				w.mu.Unlock()
+				return err
+			}
+			w.view, w.seen = v, append(w.seen, v)
 		case m.GetRefusal() != nil:
 			w.refusal = m.GetRefusal()
 			w.mu.Unlock()

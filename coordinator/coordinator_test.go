@@ -23,8 +23,7 @@ func TestOneNodeRunsAJob(t *testing.T) {
 	n := c.leader()
 	t.Logf("one node leads %s after New", time.Since(began).Round(time.Millisecond))
 	job := c.submit(testSpec)
-	a, b := c.worker("cpu:0"), c.worker("cpu:1")
-	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	a, b := c.twoWorkers()
 	c.until("progress is recorded", func() bool { return c.show(job.Id).Job.Update > 5 })
 	again := c.submit(testSpec)
 	if again.Id != job.Id {
@@ -73,8 +72,7 @@ func TestTheLeaderDies(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { cfg.FailAfter = time.Second }) // the default
 	first := c.leader()
 	job := c.submit(testSpec)
-	a, b := c.worker("cpu:0"), c.worker("cpu:1")
-	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	a, b := c.twoWorkers()
 	id, view := a.now()
 
 	c.end(first, ErrCrash)
@@ -170,8 +168,7 @@ func TestABrokenSessionIsNoticedAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, nil)
 	c.submit(testSpec)
-	a, b := c.worker("cpu:0"), c.worker("cpu:1")
-	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	a, b := c.twoWorkers()
 	b.cancel()
 	began := time.Now()
 	c.until("the other has all shards", func() bool { return a.in(1) })
@@ -189,8 +186,7 @@ func TestSilenceIsFenced(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, nil)
 	c.submit(testSpec)
-	a, b := c.worker("cpu:0"), c.worker("cpu:1")
-	c.until("both compute", func() bool { return a.in(2) && b.in(2) })
+	a, b := c.twoWorkers()
 	b.change(func(w *testWorker) { w.silent = true })
 	began := time.Now()
 	c.until("the other has all shards", func() bool { return a.in(1) })
@@ -281,5 +277,29 @@ func TestWhoDoesNotFitIsRefused(t *testing.T) {
 		}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("Submit %s: %v, want INVALID_ARGUMENT", name, err)
 		}
+	}
+}
+
+// A request whose answer was lost may reach the next leader as well.
+func TestARequestMakesOneJob(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, nil)
+	ask := func(key string) (job *mppb.Job) {
+		if err := c.ask(func(ctx context.Context, cluster mppb.ClusterClient) (err error) {
+			job, err = cluster.Submit(ctx, &mppb.SubmitRequest{Spec: []byte(testSpec), Key: key})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return job
+	}
+	n := c.leader()
+	first := ask("a")
+	c.end(n, ErrCrash)
+	if again := ask("a"); again.Id != first.Id {
+		t.Errorf("asked again, the next leader made %s beside %s", again.Id, first.Id)
+	}
+	if other := ask("b"); other.Id == first.Id {
+		t.Errorf("another request is answered with the same job")
 	}
 }

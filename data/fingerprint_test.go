@@ -23,7 +23,7 @@ func TestFingerprintsTellMultisetsApart(t *testing.T) {
 
 // The coordinator has the same function; both are held to these numbers.
 func TestFingerprintIsSplitMix64sFinaliser(t *testing.T) {
-	for id, want := range map[int32]uint64{0: 0x5692161d100b05e5, 1: 0xdbd238973a2b148a} {
+	for id, want := range map[int32]uint64{0: 0x5692161d100b05e5, 1: 0xdbd238973a2b148a, 2: 0x1e535eede31428f0, 99_999: 0x85d0387638d47bc6} {
 		if got := Fingerprint(id); got != want {
 			t.Errorf("image %d: got %#x, want %#x", id, got, want)
 		}

@@ -1522,6 +1522,7 @@ type SubmitRequest struct {
 	Directory     string                 `protobuf:"bytes,2,opt,name=directory,proto3" json:"directory,omitempty"`                      // name of the run's directory; empty: made from the time and the specification
 	Data          *Dataset               `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`                                // which images; empty: those of the first worker
 	MinWorkers    uint32                 `protobuf:"varint,4,opt,name=min_workers,json=minWorkers,proto3" json:"min_workers,omitempty"` // pause below; 0: the coordinator's
+	Key           string                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`                                  // drawn by the client; whoever asks again with the same gets the same job. Empty: always another
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1582,6 +1583,13 @@ func (x *SubmitRequest) GetMinWorkers() uint32 {
 		return x.MinWorkers
 	}
 	return 0
+}
+
+func (x *SubmitRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 type JobsRequest struct {
@@ -3158,13 +3166,14 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"checkpoint\x18\x05 \x01(\tR\n" +
 	"checkpoint\x12\x16\n" +
 	"\x06sha256\x18\x06 \x01(\tR\x06sha256\x12)\n" +
-	"\x10optimizer_sha256\x18\a \x01(\tR\x0foptimizerSha256\"\x86\x01\n" +
+	"\x10optimizer_sha256\x18\a \x01(\tR\x0foptimizerSha256\"\x98\x01\n" +
 	"\rSubmitRequest\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x12\x1c\n" +
 	"\tdirectory\x18\x02 \x01(\tR\tdirectory\x12\"\n" +
 	"\x04data\x18\x03 \x01(\v2\x0e.mp.v1.DatasetR\x04data\x12\x1f\n" +
 	"\vmin_workers\x18\x04 \x01(\rR\n" +
-	"minWorkers\"\r\n" +
+	"minWorkers\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\"\r\n" +
 	"\vJobsRequest\"+\n" +
 	"\tJobsReply\x12\x1e\n" +
 	"\x04jobs\x18\x01 \x03(\v2\n" +

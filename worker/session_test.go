@@ -184,6 +184,45 @@ func TestAFencedWorkerComesBackAsAnother(t *testing.T) {
 	}
 }
 
+// A coordinator sends of a view what has changed since the one before, and how often many workers shall speak.
+func TestViewsAreWholeAndSetThePace(t *testing.T) {
+	first := &mppb.View{Number: 7, Job: "job-1", Spec: []byte("{}"), Members: []*mppb.Member{{Worker: 3, Name: "c"}, {Worker: 5, Name: "e"}}}
+	next := &mppb.View{Number: 8, Job: "job-1", Spec: []byte("{}"), HeartbeatMs: 5, Members: []*mppb.Member{{Worker: 5, Name: "e"}}}
+	taken, spoke := make(chan struct{}), make(chan error, 1)
+	s, ended := belong(t, func(o *call) error {
+		const hour = 3_600_000
+		welcome := &mppb.ToWorker{Message: &mppb.ToWorker_Welcome{Welcome: &mppb.Welcome{Worker: 5, HeartbeatMs: hour, FailAfterMs: hour}}}
+		if err := errors.Join(o.Send(welcome), o.view(first)); err != nil {
+			return err
+		}
+		<-taken
+		if err := o.view(next.Since(first)); err != nil {
+			return err
+		}
+		statuses := 0
+		_, err := o.until(func(*mppb.Status) bool { statuses++; return statuses == 20 })
+		spoke <- err
+		<-taken
+		return o.view((&mppb.View{Number: 10}).Since(&mppb.View{Number: 9})) // of which this worker knows nothing
+	}, func(o *call) error { return o.refuse(mppb.Refusal_FINISHED, "done") })
+	if o := <-s.orders(); o.view.Number != 7 || o.rank != 1 {
+		t.Errorf("got rank %d of %v", o.rank, o.view)
+	}
+	s.post(func(st *mppb.Status) { st.View = 7 })
+	taken <- struct{}{}
+	if o := <-s.orders(); o.rank != 0 || !proto.Equal(o.view, next) {
+		t.Errorf("got rank %d of %v, want %v", o.rank, o.view, next)
+	}
+	s.post(func(st *mppb.Status) { st.View = 8 })
+	if err := <-spoke; err != nil {
+		t.Errorf("it does not speak as often as the view asks: %v", err)
+	}
+	taken <- struct{}{}
+	if err := end(t, ended); !errors.Is(err, errFinished) {
+		t.Errorf("a view that does not follow: got %v, want another session", err)
+	}
+}
+
 func TestViewsReachTheEngineOnce(t *testing.T) {
 	v := &mppb.View{Number: 7, Members: []*mppb.Member{{Worker: 3}, {Worker: 5}}}
 	next := &mppb.View{Number: 8, Members: []*mppb.Member{{Worker: 3}}}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 )
 
 // chooser makes commands up: some make sense, most nearly do.
@@ -371,5 +372,32 @@ func TestWhatApplyRefuses(t *testing.T) {
 	}
 	if r := apply(Command{Progress: &Progress{Job: "job-1", View: 1, Update: 5}}); !errors.Is(r.Err, ErrStale) {
 		t.Errorf("progress that goes back: got %v", r.Err)
+	}
+}
+
+func TestAJobAskedForTwiceIsOne(t *testing.T) {
+	s := New()
+	ask := func(key string) Result {
+		return s.Apply(s.Index+1, Command{Submit: &Submit{Spec: json.RawMessage(`{"shards":1,"batch-size":1,"epochs":1}`), Key: key}})
+	}
+	first := ask("a")
+	s.Apply(s.Index+1, Command{Steer: &Steer{Job: first.Job, Verb: Cancel}})
+	events := len(s.Events)
+	if again := ask("a"); again.Err != nil || again.Job != first.Job || len(s.Jobs) != 1 || len(s.Events) != events {
+		t.Errorf("asked again: got %+v and %d jobs, want %s", again, len(s.Jobs), first.Job)
+	}
+	for i, key := range []string{"b", "", ""} {
+		if r := ask(key); r.Err != nil || len(s.Jobs) != i+2 {
+			t.Errorf("another key: got %+v and %d jobs", r, len(s.Jobs))
+		}
+	}
+}
+
+func TestManySpeakLessOften(t *testing.T) {
+	times := Timeouts(900 * time.Millisecond)
+	for workers, want := range map[int]time.Duration{0: 90, 1: 90, 300: 90, 600: 180, 1000: 300, 10_000: 300} {
+		if got := times.Beat(workers); got != want*time.Millisecond {
+			t.Errorf("%d workers: got %s, want %s", workers, got, want*time.Millisecond)
+		}
 	}
 }

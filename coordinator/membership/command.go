@@ -123,6 +123,7 @@ type Submit struct {
 	Directory  string          `json:"directory,omitempty"`  // of the run; empty: made from the time and the specification
 	Data       Dataset         `json:"data"`                 // zero: the images of the first worker
 	MinWorkers uint32          `json:"minWorkers,omitempty"` // 0: the coordinator's
+	Key        string          `json:"key,omitempty"`        // of the request: the same again is the same job
 }
 
 // Verb is what a person asks of a job.

@@ -46,8 +46,11 @@ func (a *apply) submit(c *Submit) Result {
 	case c.MinWorkers > maxWorkers:
 		return fail("submit: at least %d workers; choose 0 to %d: %w", c.MinWorkers, maxWorkers, ErrJob)
 	}
-	open := 0
+	key, open := clip(c.Key, maxWord), 0
 	for _, j := range a.Jobs {
+		if key != "" && j.Key == key {
+			return Result{Job: j.ID} // whoever asked lost the answer
+		}
 		if !j.State.Ended() {
 			open++
 		}
@@ -66,7 +69,7 @@ func (a *apply) submit(c *Submit) Result {
 		return fail("submit: run directory %q is another job's; choose another name: %w", dir, ErrJob)
 	}
 	a.JobCount++
-	j := &Job{ID: "job-" + strconv.FormatUint(a.JobCount, 10), State: JobQueued, Spec: bytes.Clone(spec.Bytes()), Directory: dir, Data: c.Data, MinWorkers: c.MinWorkers,
+	j := &Job{ID: "job-" + strconv.FormatUint(a.JobCount, 10), State: JobQueued, Spec: bytes.Clone(spec.Bytes()), Directory: dir, Data: c.Data, MinWorkers: c.MinWorkers, Key: key,
 		Plan:      Plan{Shards: uint32(r.Shards), Batch: uint32(r.Batch), Epochs: uint32(r.Epochs), Keep: uint32(max(r.Keep, 1)), Resumes: r.Resume != ""},
 		Submitted: a.time, Reason: "submitted"}
 	for _, word := range []*string{&j.Data.TrainSHA256, &j.Data.ValSHA256, &j.Data.Directory} {

@@ -76,6 +76,7 @@ type Job struct {
 	Data       Dataset         `json:"data"`
 	Version    string          `json:"version,omitempty"` // of its workers
 	MinWorkers uint32          `json:"minWorkers,omitempty"`
+	Key        string          `json:"key,omitempty"` // of the request that made it
 	Plan       Plan            `json:"plan"`
 	Hash       uint64          `json:"hash,omitempty"` // sum of the fingerprints of all training images, from its start on
 

@@ -32,8 +32,11 @@ func (a *apply) setView(v *SetView) Result {
 			next.Checkpoint, next.CheckpointUpdate = n.Name, n.Update
 		}
 	}
+	idle := v.Job == "" && a.First == nil // the end of the job has been told
 	a.View, a.First = next, nil
-	a.tell(e)
+	if !idle {
+		a.tell(e)
+	}
 	return Result{View: true, Events: a.events}
 }
 
