@@ -39,7 +39,6 @@ type crowd struct {
 	allAt   time.Time              // when the last had it; zero: some lack it
 	views   int                    // seen
 	update  uint64
-	epochs  uint64 // begun
 	ledger  []*mppb.LedgerEntry
 	beat    time.Duration // of view
 	lost    []string      // sessions that ended without anybody being killed, and why

@@ -224,6 +224,24 @@ func TestSubmitCompletesTheJob(t *testing.T) {
 	}
 }
 
+// A job that cannot be is refused here, in one line, and never asked for.
+func TestSubmitRefusesWhatCannotBe(t *testing.T) {
+	c := &fakeCluster{}
+	at := c.serve(t)
+	for _, wrong := range []struct{ flag, value, word string }{
+		{"--epochs", "0", "epochs"}, {"--batch-size", "-1", "batch-size"}, {"--shards", "3", "shards"}, {"--model", "simplenett", "simplenet"}, {"--lr", "NaN", "lr"},
+		{"--min-workers", "-1", "min-workers"}, {"--wait", "soon", "wait"},
+	} {
+		code, _, stderr := callMain("submit", "--coordinator", at, wrong.flag, wrong.value)
+		if code != exitBadInput || !strings.Contains(stderr, wrong.word) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s %s: ended with %d, %q; want 64 and a line about %s", wrong.flag, wrong.value, code, stderr, wrong.word)
+		}
+	}
+	if c.submitted != nil {
+		t.Errorf("submitted %v", c.submitted)
+	}
+}
+
 // What is asked for again because no answer came is the same request, and another one is not.
 func TestAJobIsAskedForAgainUnderTheSameKey(t *testing.T) {
 	c := &fakeCluster{dies: true}

@@ -17,7 +17,7 @@ func (m machine) checkTimes() []finding {
 		what string
 	}{
 		{"fail-after", t.FailAfter, "silence after which a worker or peer counts as gone; one that is killed is noticed at once"},
-		{"heartbeat", t.Heartbeat, "longest pause between two signs of life of a worker"},
+		{"heartbeat", t.Heartbeat, "longest pause between two signs of life of a worker; of more than 300 workers up to a third of fail-after"},
 		{"election", t.Election, "silence of the leading coordinator after which the others choose a new one"},
 		{"grace", t.Grace, "time that workers have to come back after a change of leader"},
 		{"fault wait", t.FaultWait, "wait for news of a suspect before a broken view is made again"},

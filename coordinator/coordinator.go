@@ -160,9 +160,13 @@ func (c *Coordinator) applied(a applied) {
 	}
 }
 
-// tell hands the events to whoever wants them, until told is closed.
+// tell hands the events to whoever wants them, or else to the log, until told is closed.
 func (c *Coordinator) tell() {
 	for e := range c.told {
+		if c.cfg.OnEvent != nil {
+			c.cfg.OnEvent(fromEvent(e))
+			continue
+		}
 		level := slog.LevelInfo
 		if e.Warning {
 			level = slog.LevelWarn
@@ -172,9 +176,6 @@ func (c *Coordinator) tell() {
 			attributes = append(attributes, keyAdvice, e.Advice)
 		}
 		c.log.Log(context.Background(), level, e.Text, attributes...)
-		if c.cfg.OnEvent != nil {
-			c.cfg.OnEvent(fromEvent(e))
-		}
 	}
 }
 

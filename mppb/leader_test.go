@@ -144,6 +144,28 @@ func TestDoReturnsOtherErrors(t *testing.T) {
 	}
 }
 
+// Neither side accepts more than MaxMessageBytes, and says so once.
+func TestAMessageThatIsTooLarge(t *testing.T) {
+	asked := 0
+	n := serve(t, &node{status: func(context.Context) (*ClusterStatus, error) {
+		asked++
+		return &ClusterStatus{Leader: strings.Repeat("x", MaxMessageBytes+1)}, nil
+	}})
+	_, comes := getStatus(within(t, 10*time.Second), client(t, n.address))
+	goes := client(t, n.address).Do(within(t, 10*time.Second), func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		_, err := NewClusterClient(conn).Submit(ctx, &SubmitRequest{Spec: make([]byte, MaxMessageBytes+1)})
+		return err
+	})
+	for _, err := range []error{comes, goes} {
+		if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "larger than 4194304 bytes") {
+			t.Errorf("got %v, want RESOURCE_EXHAUSTED and the limit", err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times, want once", asked)
+	}
+}
+
 func TestNobodyAnswers(t *testing.T) {
 	a, b := unused(t), unused(t)
 	_, err := getStatus(within(t, 300*time.Millisecond), client(t, a, b))
