@@ -110,7 +110,12 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), log: log, archive: true,
-		story: func(event *mppb.Event) { fmt.Fprintln(e.human(), eventLine(newEventInfo(event))) },
+		story: func(event *mppb.Event) {
+			if event.Topic == "leave" && event.Job != "" {
+				return // the view that follows from it says it again, and what became of the work
+			}
+			fmt.Fprintln(e.human(), eventLine(newEventInfo(event)))
+		},
 	}, func(ctx context.Context, h *hub) error {
 		if e.json {
 			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL}); err != nil {

@@ -49,7 +49,7 @@ type Config struct {
 	Logger *slog.Logger
 	// OnEvent is called on the leader for every new event of the cluster's story, in raft order, from one goroutine. It must
 	// not block for long: some thousand events are kept for it, then the state machine waits. The call Events has them all,
-	// also those that a leader recorded in its last instant. Nil: nobody is told.
+	// also those that a leader recorded in its last instant. Nil: they are logged.
 	OnEvent func(*mppb.Event)
 	// Dismiss lets the workers go once no job is left, as `mp train` wishes.
 	Dismiss bool
