@@ -1,10 +1,10 @@
 package allreduce
 
 // Plan is one member's order of work in a sum round a ring of Size members. The vector is cut into rounds of Size segments,
-// a message each; they go from the vector's end to its beginning, as a backward pass does. A round is a reduce-scatter of Size-1 steps, after which each member has one segment of the sum, and an
-// all-gather of Size-1 steps, in which the segments go round. In every step a member sends one segment to its right
-// neighbour, rank+1, and receives one from its left; what it sends in a step is what it received in the step before. All in
-// all it sends and receives 2(Size-1)/Size of the vector.
+// a message each; they go from the vector's end to its beginning, as a backward pass does. A round is a reduce-scatter of
+// Size-1 steps, after which each member has one segment of the sum, and an all-gather of Size-1 steps, in which the segments
+// go round. In every step a member sends one segment to its right neighbour, rank+1, and receives one from its left; what
+// it sends in a step is what it received in the step before. All in all it sends and receives 2(Size-1)/Size of the vector.
 //
 // Rounds follow one another like waves: in a wave every round under way does one step, and the next round may begin. So a
 // member always has something to receive, and what it works on is small enough for a cache.

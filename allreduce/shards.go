@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"unsafe"
 )
 
 // ErrNotFinite is wrapped by SumShards when a shard has NaN or Inf, or the sum does not fit float32; the group stays whole.
@@ -79,7 +78,8 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	if err := t.validate(len(out), g.Size()); err != nil {
 		return err
 	}
-	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), exponents: make([]byte, blocks(len(out))), known: len(out)}
+	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), pairs: blocks(Pairs(len(t.Residual))) * Block,
+		exponents: make([]byte, blocks(len(out))), known: len(out)}
 	s.Kernels = t.Kernels.WithDefaults()
 	if s.Bucket == 0 {
 		s.Bucket = DefaultBucket
@@ -98,7 +98,7 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	}
 	for range scaled { // it ends when agree does
 	}
-	if failed := <-agreed; err == nil || failed != nil && !errors.Is(failed, context.Canceled) && !errors.Is(failed, ErrBroken) {
+	if failed := <-agreed; err == nil || errors.Is(err, errNoExponents) || failed != nil && !errors.Is(failed, context.Canceled) && !errors.Is(failed, ErrBroken) {
 		err = failed // sum only saw what followed from it
 	}
 	if err != nil {
@@ -142,6 +142,7 @@ type shardSum struct {
 	group     Group
 	out       []float32
 	bits      int    // magnitude of a shard's integers
+	pairs     int    // integers in which Residual's elements travel, filled up to a multiple of Block
 	exponents []byte // one a block of out
 	known     int    // exponents from this element on are those of the group, as far as sum knows
 	bad       bool   // some block is not finite
@@ -175,8 +176,7 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 		}
 		e := s.exponents[lo/Block : blocks(hi)]
 		if lo < len(s.Residual) {
-			s.gather(lo, hi)
-			s.Kernels.Exponents(e, s.out[lo:hi])
+			s.gather(e, lo, hi)
 		} else {
 			for _, v := range s.Vectors {
 				s.Kernels.Exponents(e, v[lo:hi])
@@ -195,88 +195,88 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 	return nil
 }
 
-// sum adds up what has exponents.
+// errNoExponents is why a sum ends when agree has.
+var errNoExponents = errors.New("no exponents")
+
+// sum adds up what has exponents: in one operation where the group can, else bucket by bucket.
 func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
-	if g, ok := s.group.(Streamer); ok && len(s.out) > len(s.Residual) {
-		if err := s.stream(ctx, g, scaled); err != nil {
-			return err
-		}
-	}
-	hi := s.known
-	for lo := range scaled {
-		var err error
-		switch e := s.exponents[lo/Block : blocks(hi)]; {
-		case slices.Contains(e, notFinite):
-			s.bad = true
-		case lo < len(s.Residual):
-			err = s.sumShort(ctx, lo, hi, e)
-		default:
-			err = s.sumWhole(ctx, lo, hi, e)
-		}
-		if err != nil {
-			return err
-		}
-		hi = lo
-	}
-	return nil
-}
-
-// stream adds up in one operation all that travels in 32 bits.
-func (s *shardSum) stream(ctx context.Context, g Streamer, scaled <-chan int) error {
-	from := len(s.Residual)
-	return g.SumStream(ctx, len(s.out)-from, Stream{
-		Load: func(q []int32, at int) error {
-			at += from
-			for s.known > at {
-				lo, ok := <-scaled
-				if !ok {
-					return errors.New("no exponents")
-				}
-				s.known = lo
+	wait := func(lo int) error {
+		for s.known > lo {
+			next, ok := <-scaled
+			if !ok {
+				return errNoExponents
 			}
-			if e := s.exponents[at/Block:][:blocks(len(q))]; slices.Contains(e, notFinite) {
-				s.bad = true
-				clear(q)
-			} else {
-				s.quantize(q, at)
+			s.known = next
+		}
+		return nil
+	}
+	if g, ok := s.group.(Streamer); ok {
+		return g.SumStream(ctx, s.place(len(s.out)), Stream{Store: s.store, Load: func(q []int32, at int) error {
+			if err := wait(s.element(at)); err != nil {
+				return err
 			}
+			s.load(q, at)
 			return nil
-		},
-		Store: func(q []int32, at int) {
-			at += from
-			s.Kernels.Dequantize(s.out[at:][:len(q)], q, s.exponents[at/Block:][:blocks(len(q))], s.bits)
-		},
-	})
-}
-
-// sumWhole adds up a bucket in 32 bits.
-func (s *shardSum) sumWhole(ctx context.Context, lo, hi int, e []byte) error {
-	out := s.out[lo:hi]
-	q := integers(out) // they lie in out's own memory
-	for at := 0; at < len(q); at += stride {
-		s.quantize(q[at:min(at+stride, len(q))], lo+at)
+		}})
 	}
-	if err := s.group.Sum(ctx, q); err != nil {
-		return err
+	room := make([]int32, min(s.Bucket, len(s.out)))
+	for hi := len(s.out); hi > 0; hi = s.known {
+		if err := wait(hi - 1); err != nil {
+			return err
+		}
+		at := s.place(s.known)
+		q := room[:s.end(hi)-at]
+		s.load(q, at)
+		if err := s.group.Sum(ctx, q); err != nil {
+			return err
+		}
+		s.store(q, at)
 	}
-	s.Kernels.Dequantize(out, q, e, s.bits)
 	return nil
 }
 
-// quantize sets q to the sum of this member's shards from element at on. Few enough of them stay in a cache meanwhile.
-func (s *shardSum) quantize(q []int32, at int) {
+// load sets q to this member's integers from a place on.
+func (s *shardSum) load(q []int32, at int) {
+	whole := q
+	if pairs := min(len(q), s.pairs-at); pairs > 0 {
+		s.shorten(q[:pairs], at)
+		whole, at = q[pairs:], s.pairs
+	}
+	if len(whole) == 0 {
+		return
+	}
+	lo := s.element(at)
+	if e := s.exponents[lo/Block:][:blocks(len(whole))]; slices.Contains(e, notFinite) {
+		s.bad = true
+		clear(whole)
+	} else {
+		s.quantize(whole, lo)
+	}
+}
+
+// store sets the result to what the sums from a place on stand for.
+func (s *shardSum) store(q []int32, at int) {
+	if pairs := min(len(q), s.pairs-at); pairs > 0 {
+		s.lengthen(q[:pairs], at)
+		q, at = q[pairs:], s.pairs
+	}
+	lo := s.element(at)
+	s.Kernels.Dequantize(s.out[lo:][:len(q)], q, s.exponents[lo/Block:][:blocks(len(q))], s.bits)
+}
+
+// quantize sets q to the sum of this member's shards from element lo on. Few enough of them stay in a cache meanwhile.
+func (s *shardSum) quantize(q []int32, lo int) {
 	if len(s.Vectors) == 0 {
 		clear(q)
+		return
 	}
-	e := s.exponents[at/Block:][:blocks(len(q))]
-	for i, v := range s.Vectors {
-		s.Kernels.Quantize(q, v[at:][:len(q)], e, s.bits, i > 0)
+	for at := 0; at < len(q); at += stride {
+		part := q[at:min(at+stride, len(q))]
+		e := s.exponents[(lo+at)/Block:][:blocks(len(part))]
+		for i, v := range s.Vectors {
+			s.Kernels.Quantize(part, v[lo+at:][:len(part)], e, s.bits, i > 0)
+		}
 	}
-}
-
-// integers is x's memory as integers.
-func integers(x []float32) []int32 {
-	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 }
 
 // finite returns an error, the same on all members, if a term or the sum is no finite number.

@@ -1,72 +1,72 @@
 package allreduce
 
 import (
-	"context"
 	"math/bits"
+	"slices"
 )
 
-// gather sets out[lo:hi] to what this member contributes to a bucket that travels in 16 bits: the sum of its shards, and
-// what was left out before.
-func (s *shardSum) gather(lo, hi int) {
-	out := s.out[lo:hi]
-	copy(out, s.Residual[lo:hi])
-	for _, v := range s.Vectors {
-		for i, x := range v[lo:hi] {
-			out[i] += x
+// Elements that travel in 16 bits come first in a vector, and so do their pairs among the integers that travel: place,
+// element and end say which integer stands for which element.
+
+// place is where element lo travels; it is the beginning of a block.
+func (s *shardSum) place(lo int) int {
+	if lo < len(s.Residual) {
+		return lo / 2
+	}
+	return s.pairs + lo - len(s.Residual)
+}
+
+// element is the first element that travels from a place on.
+func (s *shardSum) element(at int) int {
+	if at < s.pairs {
+		return min(2*at, len(s.Residual))
+	}
+	return len(s.Residual) + at - s.pairs
+}
+
+// end is where the last element before hi has travelled. Where that is in a pair, no more than it is in this operation.
+func (s *shardSum) end(hi int) int {
+	if hi <= len(s.Residual) {
+		return Pairs(hi)
+	}
+	return s.place(hi)
+}
+
+// gather turns Residual[lo:hi] into what this member contributes: the sum of its shards, and what was left out before.
+// It raises exponents to these elements' own.
+func (s *shardSum) gather(exponents []byte, lo, hi int) {
+	for at := lo; at < hi; at += stride {
+		sum := s.Residual[at:min(at+stride, hi)]
+		for _, v := range s.Vectors {
+			s.Kernels.Accumulate(sum, v[at:][:len(sum)])
 		}
+		s.Kernels.Exponents(exponents[(at-lo)/Block:][:blocks(len(sum))], sum)
 	}
 }
 
 // shortBits is the magnitude of a member's integers such that n of them add up within 16 bits.
 func shortBits(n int) int { return 15 - bits.Len(uint(n)) }
 
-// sumShort adds up a bucket of which out holds this member's contribution. Two integers travel in the halves of one:
-// members' halves add up within 16 bits, and so does a carry from the lower to the upper, which unpack takes back.
-func (s *shardSum) sumShort(ctx context.Context, lo, hi int, e []byte) error {
-	magnitude := shortBits(s.group.Size())
-	out, q := s.out[lo:hi], integers(s.out[lo:hi])
-	part := make([]int32, min(stride, len(out)))
-	back := make([]float32, len(part))
-	for at := 0; at < len(out); at += stride {
-		to := min(at+stride, len(out))
-		part, back, e := part[:to-at], back[:to-at], e[at/Block:blocks(to)]
-		s.Kernels.Quantize(part, out[at:to], e, magnitude, false)
-		s.Kernels.Dequantize(back, part, e, magnitude)
-		left := s.Residual[lo+at : lo+to]
-		for i, x := range out[at:to] {
-			left[i] = x - back[i]
-		}
-		pack(q[at/2:], part) // behind what is still to be read
-	}
-	if err := s.group.Sum(ctx, q[:(len(q)+1)/2]); err != nil {
-		return err
-	}
-	for at := (len(out) - 1) / stride * stride; at >= 0; at -= stride { // from the end: a half spreads over a whole
-		to := min(at+stride, len(out))
-		part := part[:to-at]
-		unpack(part, q[at/2:])
-		s.Kernels.Dequantize(out[at:to], part, e[at/Block:blocks(to)], magnitude)
-	}
-	return nil
-}
-
-// pack puts integers of 16 bits in pairs.
-func pack(pairs, x []int32) {
-	for i := 0; i+1 < len(x); i += 2 {
-		pairs[i/2] = x[i]<<16 + x[i+1]
-	}
-	if n := len(x); n%2 == 1 {
-		pairs[n/2] = x[n-1] << 16
+// shorten sets pairs to those from a place on, and leaves in Residual what they do not say.
+func (s *shardSum) shorten(pairs []int32, at int) {
+	x, e := s.short(s.Residual, pairs, at)
+	if clear(pairs[Pairs(len(x)):]); slices.Contains(e, notFinite) {
+		s.bad = true
+		clear(pairs)
+	} else {
+		s.Kernels.Shorten(pairs[:Pairs(len(x))], x, e, shortBits(s.group.Size()))
 	}
 }
 
-// unpack takes sums of pairs apart.
-func unpack(x, pairs []int32) {
-	for i := 0; i+1 < len(x); i += 2 {
-		low := int32(int16(pairs[i/2]))
-		x[i], x[i+1] = (pairs[i/2]-low)>>16, low
-	}
-	if n := len(x); n%2 == 1 {
-		x[n-1] = pairs[n/2] >> 16
-	}
+// lengthen sets the result to what the sums of pairs from a place on stand for.
+func (s *shardSum) lengthen(pairs []int32, at int) {
+	x, e := s.short(s.out, pairs, at)
+	s.Kernels.Lengthen(x, pairs[:Pairs(len(x))], e, shortBits(s.group.Size()))
+}
+
+// short is the part of a vector that travels in pairs from a place on, and its exponents.
+func (s *shardSum) short(of []float32, pairs []int32, at int) (x []float32, exponents []byte) {
+	lo := s.element(at)
+	hi := min(lo+2*len(pairs), len(s.Residual))
+	return of[lo:hi], s.exponents[lo/Block : blocks(hi)]
 }

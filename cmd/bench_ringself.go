@@ -52,7 +52,8 @@ func measureRing(ctx context.Context, e *env, text string) error {
 
 // ringKernels are the fast loops.
 func ringKernels() allreduce.Kernels {
-	return allreduce.Kernels{Exponents: ops.FixedExponents, Quantize: ops.FixedQuantize, Dequantize: ops.FixedDequantize, Add: ops.FixedAdd}
+	return allreduce.Kernels{Exponents: ops.FixedExponents, Quantize: ops.FixedQuantize, Dequantize: ops.FixedDequantize, Add: ops.FixedAdd,
+		Accumulate: ops.FixedAccumulate, Shorten: ops.FixedShorten, Lengthen: ops.FixedLengthen}
 }
 
 // ringCall returns one sum of a length, to be called again and again.

@@ -36,6 +36,33 @@ func FixedAdd(dst, src []int32) {
 	C.mp_fixed_add(first[C.int32_t](dst), first[C.int32_t](src), C.int64_t(len(src)))
 }
 
+// FixedAccumulate adds src to dst.
+func FixedAccumulate(dst, src []float32) {
+	checkFixed((len(src)+FixedBlock-1)/FixedBlock, len(src), len(dst))
+	C.mp_fixed_accumulate(first[C.float](dst), first[C.float](src), C.int64_t(len(src)))
+}
+
+// FixedShorten sets pairs to x's integers, two in one, and leaves in x what rounding took away.
+func FixedShorten(pairs []int32, x []float32, exponents []byte, bits int) {
+	checkFixed(len(exponents), len(x), len(x))
+	checkPairs(len(pairs), len(x))
+	C.mp_fixed_shorten(first[C.int32_t](pairs), first[C.float](x), first[C.uint8_t](exponents), C.int64_t(len(x)), C.int(bits))
+}
+
+// FixedLengthen sets x to what the pairs stand for.
+func FixedLengthen(x []float32, pairs []int32, exponents []byte, bits int) {
+	checkFixed(len(exponents), len(x), len(x))
+	checkPairs(len(pairs), len(x))
+	C.mp_fixed_lengthen(first[C.float](x), first[C.int32_t](pairs), first[C.uint8_t](exponents), C.int64_t(len(x)), C.int(bits))
+}
+
+// checkPairs panics where C would leave its pairs.
+func checkPairs(pairs, x int) {
+	if pairs != x/FixedBlock*(FixedBlock/2)+(x%FixedBlock+1)/2 {
+		panic(fmt.Sprintf("fixed point: %d elements beside %d pairs", x, pairs))
+	}
+}
+
 // checkFixed panics where C would leave its vectors.
 func checkFixed(exponents, x, q int) {
 	if x != q || exponents != (x+FixedBlock-1)/FixedBlock {

@@ -61,8 +61,7 @@ func TestFixedKernelsHaveThePlainOnesBits(t *testing.T) {
 			}
 			p, q := make([]float32, n), make([]float32, n)
 			plain.Dequantize(q, b, theirs, bits)
-			copy(integersOf(p), a) // in one memory, as SumShards does it
-			FixedDequantize(p, integersOf(p), ours, bits)
+			FixedDequantize(p, a, ours, bits)
 			if !slices.Equal(integersOf(p), integersOf(q)) {
 				t.Fatalf("%d elements, %d bits: values differ", n, bits)
 			}
@@ -72,6 +71,43 @@ func TestFixedKernelsHaveThePlainOnesBits(t *testing.T) {
 
 func integersOf(x []float32) []int32 {
 	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
+// Two elements travel in one integer: what they are, what rounding left of them, and what a sum of pairs stands for.
+func TestFixedKernelsOfPairsHaveThePlainOnesBits(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	plain := allreduce.Kernels{}.WithDefaults()
+	for _, n := range []int{0, 1, 2, 7, 255, 256, 257, 1000, 100003} {
+		for _, bits := range []int{14, 13, 4} {
+			ours, theirs := fixedVector(r, n), make([]float32, n)
+			for i := range ours {
+				ours[i] /= 4 // its double is still finite
+			}
+			copy(theirs, ours)
+			other := slices.Clone(ours)
+			FixedAccumulate(ours, other)
+			plain.Accumulate(theirs, other)
+			if !slices.Equal(integersOf(ours), integersOf(theirs)) {
+				t.Fatalf("%d elements: sums differ", n)
+			}
+			exponents := make([]byte, (n+255)/256)
+			plain.Exponents(exponents, ours)
+			a, b := make([]int32, allreduce.Pairs(n)), make([]int32, allreduce.Pairs(n))
+			FixedShorten(a, ours, exponents, bits)
+			plain.Shorten(b, theirs, exponents, bits)
+			if !slices.Equal(a, b) || !slices.Equal(ours, theirs) { // but for the sign of zeros, which nothing sees
+				t.Fatalf("%d elements, %d bits: pairs or what they leave differ", n, bits)
+			}
+			for i := range a { // as large as sums become
+				a[i] = int32(r.Uint32())
+			}
+			FixedLengthen(ours, a, exponents, bits)
+			plain.Lengthen(theirs, a, exponents, bits)
+			if !slices.Equal(integersOf(ours), integersOf(theirs)) {
+				t.Fatalf("%d elements, %d bits: values differ", n, bits)
+			}
+		}
+	}
 }
 
 func TestFixedKernelsSeeWhatIsNoNumber(t *testing.T) {

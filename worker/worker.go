@@ -105,7 +105,8 @@ func (w *Worker) stop() error {
 
 // kernels are the loops over elements that sums use.
 func kernels() allreduce.Kernels {
-	return allreduce.Kernels{Exponents: ops.FixedExponents, Quantize: ops.FixedQuantize, Dequantize: ops.FixedDequantize, Add: ops.FixedAdd}
+	return allreduce.Kernels{Exponents: ops.FixedExponents, Quantize: ops.FixedQuantize, Dequantize: ops.FixedDequantize, Add: ops.FixedAdd,
+		Accumulate: ops.FixedAccumulate, Shorten: ops.FixedShorten, Lengthen: ops.FixedLengthen}
 }
 
 // Close frees the worker's tensors. The device and the packs are the caller's.

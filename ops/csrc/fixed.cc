@@ -11,10 +11,7 @@ namespace {
 
 #define MP_CLONES __attribute__((target_clones("avx2", "default")))
 
-// One memory may be seen as floats and as integers.
-typedef float __attribute__((may_alias)) real;
-typedef int32_t __attribute__((may_alias)) whole;
-typedef uint32_t __attribute__((may_alias)) word;
+typedef uint32_t __attribute__((may_alias)) word;  // a float's bits
 
 constexpr int kMinExponent = 32;  // allreduce: minExponent
 
@@ -48,7 +45,7 @@ MP_CLONES void exponents_of(uint8_t *exponents, const word *x, int64_t n) {
   });
 }
 
-MP_CLONES void quantize(whole *q, const real *x, const uint8_t *exponents, int64_t n, int bits) {
+MP_CLONES void quantize(int32_t *q, const float *x, const uint8_t *exponents, int64_t n, int bits) {
   blocks(n, [&](int64_t lo, int length) {
     const float factor = power(scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
 #pragma GCC ivdep
@@ -56,7 +53,7 @@ MP_CLONES void quantize(whole *q, const real *x, const uint8_t *exponents, int64
   });
 }
 
-MP_CLONES void quantize_add(whole *q, const real *x, const uint8_t *exponents, int64_t n, int bits) {
+MP_CLONES void quantize_add(int32_t *q, const float *x, const uint8_t *exponents, int64_t n, int bits) {
   blocks(n, [&](int64_t lo, int length) {
     const float factor = power(scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
 #pragma GCC ivdep
@@ -64,12 +61,72 @@ MP_CLONES void quantize_add(whole *q, const real *x, const uint8_t *exponents, i
   });
 }
 
-MP_CLONES void dequantize(real *x, const whole *q, const uint8_t *exponents, int64_t n, int bits) {
+MP_CLONES void dequantize(float *x, const int32_t *q, const uint8_t *exponents, int64_t n, int bits) {
   blocks(n, [&](int64_t lo, int length) {
     const float factor = power(-scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
 #pragma GCC ivdep
     for (int i = 0; i < length; i++) x[lo + i] = static_cast<float>(q[lo + i]) * factor;
   });
+}
+
+MP_CLONES void accumulate(float *dst, const float *src, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; i++) dst[i] += src[i];
+}
+
+// Elements lo + i and lo + half + i share pair lo / 2 + i. A short last block may have an element too few for that.
+MP_CLONES void shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64_t n, int bits) {
+  blocks(n, [&](int64_t lo, int length) {
+    const int scale = scale_of(exponents[lo / MP_FIXED_BLOCK], bits), half = (length + 1) / 2;
+    const float there = power(scale), back = power(-scale);
+    float *upper = x + lo, *lower = x + lo + half;
+    int32_t *q = pairs + lo / 2;
+#pragma GCC ivdep
+    for (int i = 0; i < length - half; i++) {
+      const int32_t u = static_cast<int32_t>(__builtin_rintf(upper[i] * there)), l = static_cast<int32_t>(__builtin_rintf(lower[i] * there));
+      upper[i] -= static_cast<float>(u) * back;
+      lower[i] -= static_cast<float>(l) * back;
+      q[i] = u * 65536 + l;
+    }
+    if (length % 2) {
+      const int32_t u = static_cast<int32_t>(__builtin_rintf(upper[half - 1] * there));
+      upper[half - 1] -= static_cast<float>(u) * back;
+      q[half - 1] = u * 65536;
+    }
+  });
+}
+
+MP_CLONES void lengthen(float *x, const int32_t *pairs, const uint8_t *exponents, int64_t n, int bits) {
+  blocks(n, [&](int64_t lo, int length) {
+    const int half = (length + 1) / 2;
+    const float back = power(-scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
+    float *upper = x + lo, *lower = x + lo + half;
+    const int32_t *q = pairs + lo / 2;
+#pragma GCC ivdep
+    for (int i = 0; i < half; i++) upper[i] = static_cast<float>((q[i] - static_cast<int16_t>(q[i])) >> 16) * back;
+#pragma GCC ivdep
+    for (int i = 0; i < length - half; i++) lower[i] = static_cast<float>(static_cast<int16_t>(q[i])) * back;
+  });
+}
+
+// As lengthen, past the caches.
+__attribute__((target("avx2"))) void lengthen_far(float *x, const int32_t *pairs, const uint8_t *exponents, int64_t n, int bits) {
+  constexpr int kHalf = MP_FIXED_BLOCK / 2;
+  for (int64_t lo = 0; lo < n; lo += MP_FIXED_BLOCK) {
+    const __m256 back = _mm256_set1_ps(power(-scale_of(exponents[lo / MP_FIXED_BLOCK], bits)));
+    for (int i = 0; i < kHalf; i += 8) {
+      const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(pairs + lo / 2 + i));
+      const __m256i l = _mm256_srai_epi32(_mm256_slli_epi32(q, 16), 16), u = _mm256_srai_epi32(_mm256_sub_epi32(q, l), 16);
+      _mm256_stream_ps(x + lo + i, _mm256_mul_ps(_mm256_cvtepi32_ps(u), back));
+      _mm256_stream_ps(x + lo + kHalf + i, _mm256_mul_ps(_mm256_cvtepi32_ps(l), back));
+    }
+  }
+  _mm_sfence();
+}
+
+// Whether a vector can go past the caches.
+bool far(const float *x, int64_t n) {
+  return reinterpret_cast<uintptr_t>(x) % 32 == 0 && n % MP_FIXED_BLOCK == 0 && __builtin_cpu_supports("avx2");
 }
 
 // As dequantize, past the caches: what is written is longer than they are, and is not read first. x is aligned.
@@ -98,11 +155,15 @@ void mp_fixed_quantize(int32_t *q, const float *x, const uint8_t *exponents, int
 }
 
 void mp_fixed_dequantize(float *x, const int32_t *q, const uint8_t *exponents, int64_t n, int bits) {
-  if (reinterpret_cast<uintptr_t>(x) % 32 == 0 && n % MP_FIXED_BLOCK == 0 && __builtin_cpu_supports("avx2")) {
-    dequantize_far(x, q, exponents, n, bits);
-  } else {
-    dequantize(x, q, exponents, n, bits);
-  }
+  (far(x, n) ? dequantize_far : dequantize)(x, q, exponents, n, bits);
 }
 
 void mp_fixed_add(int32_t *dst, const int32_t *src, int64_t n) { add(dst, src, n); }
+
+void mp_fixed_accumulate(float *dst, const float *src, int64_t n) { accumulate(dst, src, n); }
+
+void mp_fixed_shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64_t n, int bits) { shorten(pairs, x, exponents, n, bits); }
+
+void mp_fixed_lengthen(float *x, const int32_t *pairs, const uint8_t *exponents, int64_t n, int bits) {
+  (far(x, n) ? lengthen_far : lengthen)(x, pairs, exponents, n, bits);
+}

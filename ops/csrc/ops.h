@@ -127,12 +127,15 @@ enum { MP_CONV_AUTO, MP_CONV_COMPOSED, MP_CONV_WIDE, MP_CONV_NARROW };
 int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t padding, int how, mp_tensor *y, char *err);
 
 // The loops of the sum over shards (package allreduce, Kernels), on host memory; n elements in blocks of MP_FIXED_BLOCK that
-// share an exponent, the last perhaps short. They cannot fail. Of quantize and dequantize, both vectors may be one memory.
+// share an exponent, the last perhaps short. They cannot fail. No two vectors overlap.
 enum { MP_FIXED_BLOCK = 256 };
 void mp_fixed_exponents(uint8_t *exponents, const float *x, int64_t n);
 void mp_fixed_quantize(int32_t *q, const float *x, const uint8_t *exponents, int64_t n, int bits, int add);
 void mp_fixed_dequantize(float *x, const int32_t *q, const uint8_t *exponents, int64_t n, int bits);
 void mp_fixed_add(int32_t *dst, const int32_t *src, int64_t n);
+void mp_fixed_accumulate(float *dst, const float *src, int64_t n);
+void mp_fixed_shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64_t n, int bits);
+void mp_fixed_lengthen(float *x, const int32_t *pairs, const uint8_t *exponents, int64_t n, int bits);
 
 #ifdef __cplusplus
 }
