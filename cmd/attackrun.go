@@ -113,6 +113,7 @@ type attackedSet struct {
 	ids    []int32
 	labels []int64
 	images []float32 // [N 3 S S], where they are kept
+	before []byte    // [N S S 3], where they are saved
 	clean  [][]int   // the five likeliest classes of each image before,
 	after  [][]int   // and after the attack
 	linf   []float64 // of the change of each
@@ -215,6 +216,9 @@ func (r *attackRun) batch(ctx context.Context, s *ops.Scope, p plan, b attackBat
 	}
 	if keep && (r.flags.save != "" || r.flags.out != "" && len(set.ids) < shown) {
 		set.images = append(set.images, ops.Values[float32](s, res.X)...)
+		if r.flags.save != "" {
+			set.before = append(set.before, b.records...)
+		}
 	}
 	set.ids, set.labels = append(set.ids, b.ids...), append(set.labels, b.labels...)
 	set.linf, set.l2 = append(set.linf, linf...), append(set.l2, l2...)
@@ -294,7 +298,8 @@ type attackMeta struct {
 	Seed   uint64  `json:"seed"`
 }
 
-// write saves a set: images [N 3 S S] from 0 to 1 (course: perhaps beyond), labels and the images' places in the list.
+// write saves a set: images [N 3 S S] from 0 to 1 (course: perhaps beyond), what they were made of [N S S 3] in bytes, labels,
+// and the images' places in the list.
 func (r *attackRun) write(path string, p plan, set *attackedSet) error {
 	n := int64(len(set.ids))
 	meta, err := json.Marshal(attackMeta{p.name, p.options.Norm.String(), p.options.Eps, p.options.Steps, r.flags.seed})
@@ -306,7 +311,7 @@ func (r *attackRun) write(path string, p plan, set *attackedSet) error {
 		ids[i] = int64(id)
 	}
 	state := &checkpoint.State{Meta: checkpoint.Meta{Job: meta}, Model: []checkpoint.Tensor{
-		checkpoint.FromFloat32s("images", []int64{n, 3, pixel.Side, pixel.Side}, set.images), integers("ids", ids), integers("labels", set.labels),
+		checkpoint.FromFloat32s("images", []int64{n, 3, pixel.Side, pixel.Side}, set.images), {Name: "clean", DType: checkpoint.U8, Shape: []int64{n, pixel.Side, pixel.Side, 3}, Data: set.before}, integers("ids", ids), integers("labels", set.labels),
 	}}
 	if err := checkpoint.Export(path, state); err != nil {
 		return fmt.Errorf("save the changed images: %w", err)

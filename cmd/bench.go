@@ -19,7 +19,7 @@ type benchRow struct {
 // newBenchCommand returns `mp bench`, the parent of the measurements.
 func newBenchCommand(e *env) *cobra.Command {
 	return newParent("bench", "Measure speed and memory, as ratios in one run",
-		newBenchConvCommand(e), newBenchStepCommand(e), newBenchDecodeCommand(e), newBenchLoaderCommand(e), newBenchRingCommand(e), newBenchControlCommand(e))
+		newBenchConvCommand(e), newBenchStepCommand(e), newBenchDecodeCommand(e), newBenchLoaderCommand(e), newBenchRingCommand(e), newBenchAttackCommand(e), newBenchControlCommand(e))
 }
 
 // printBench prints the figures of one `mp bench` verb, as a table or, with --json, as a list in one object.
