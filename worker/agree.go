@@ -17,6 +17,7 @@ type standing struct {
 	Queued  position   `json:"queued"`         // how far the sums reach that it has received, to be applied after the copy
 
 	Trouble string `json:"trouble,omitempty"` // why it could not begin
+	Began   string `json:"began,omitempty"`   // SHA-256 of the state that it began with; empty once the run has moved on
 }
 
 // counts is a validation's tally as it travels.
@@ -78,6 +79,22 @@ func agree(members []standing, known, saved int) plan {
 		}
 	}
 	return p
+}
+
+// differing are the first two members at a position (nowhere: at any) who began with different states: from different files,
+// or because one of them computes the first values in its own way. -1, -1: none do.
+func differing(members []standing, at position) (one, other int) {
+	one = -1
+	for rank, m := range members {
+		switch {
+		case !m.Whole || m.Began == "" || at != nowhere && m.At != at:
+		case one < 0:
+			one = rank
+		case m.Began != members[one].Began || m.At != members[one].At:
+			return one, rank
+		}
+	}
+	return -1, -1
 }
 
 // givers are the ranks from which a snapshot can be copied: all donors take one of the target.

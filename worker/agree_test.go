@@ -66,3 +66,27 @@ func TestSnapshotsAreAskedOfThoseWhoHaveThem(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoBeganWithOtherBitsIsFound(t *testing.T) {
+	began := func(done int, sum string) standing {
+		return standing{Whole: true, At: position{Done: done}, Began: sum, Copying: nowhere}
+	}
+	moved, none := began(4, ""), standing{Began: "a", Copying: nowhere}
+	for _, c := range []struct {
+		name       string
+		members    []standing
+		at         position
+		one, other int
+	}{
+		{"all alike", []standing{began(4, "a"), began(4, "a"), moved}, nowhere, -1, -1},
+		{"other bits", []standing{moved, began(4, "a"), none, began(4, "b")}, nowhere, 1, 3},
+		{"other bits, seen later", []standing{began(4, "a"), began(4, "b")}, position{Done: 4}, 0, 1},
+		{"another update", []standing{began(4, "a"), began(6, "a")}, nowhere, 0, 1},
+		{"one that was left behind", []standing{began(4, "a"), began(6, "b"), began(6, "b")}, position{Done: 6}, -1, -1},
+		{"one that has no state", []standing{began(4, "b"), none}, nowhere, -1, -1},
+	} {
+		if one, other := differing(c.members, c.at); one != c.one || other != c.other {
+			t.Errorf("%s: got ranks %d and %d, want %d and %d", c.name, one, other, c.one, c.other)
+		}
+	}
+}

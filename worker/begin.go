@@ -18,7 +18,7 @@ import (
 // for the beginning that the job names: another checkpoint, pre-trained weights, or the first values, which it must have
 // then. own says whether the state is in the run's directory already.
 func (r *replica) begin(ctx context.Context, path string) (own bool, err error) {
-	r.whole, r.moved = false, false
+	r.whole, r.moved, r.began = false, false, ""
 	own = path != ""
 	if !own {
 		path = r.spec.Resume
@@ -58,6 +58,22 @@ func (r *replica) change(ctx context.Context, f func(s *ops.Scope) error) error 
 		return advise(err)
 	}
 	return nil
+}
+
+// beginning is the SHA-256 of weights, statistics and optimizer with which the replica began, while it has not moved on; else
+// empty. Members compare it before the first update: what one of them began with must not become the others' result.
+func (r *replica) beginning() (string, error) {
+	if !r.whole || r.moved {
+		return "", nil
+	}
+	if r.began == "" {
+		s, err := r.snapshot()
+		if err != nil {
+			return "", err
+		}
+		r.began = checkpoint.Digest(append(s.state.Model, s.state.Optimizer...))
+	}
+	return r.began, nil
 }
 
 // initialise takes pre-trained weights; the head may be new.

@@ -67,6 +67,8 @@ type hand struct {
 	fault  uint64 // view of the last fault heard
 	group  allreduce.Group
 
+	// other changes the job as this hand reads it: on its machine a path may lead to another file. nil: nothing is changed.
+	other func(*job.Spec)
 	// at is called before and after what a group does: see moment. Set it before the hand joins.
 	at func(h *hand, m moment)
 	// part is called for each part of a state that this hand gives.
@@ -240,9 +242,27 @@ func (c *crew) issue(members []*hand, why string) {
 		case <-h.views:
 		default:
 		}
-		h.views <- order{view: v, rank: slices.Index(members, h)}
+		h.views <- order{view: h.read(v), rank: slices.Index(members, h)}
 	}
 	c.changed.Broadcast()
+}
+
+// read is a view as this hand reads it.
+func (h *hand) read(v *mppb.View) *mppb.View {
+	if h.other == nil {
+		return v
+	}
+	var s job.Spec
+	if err := json.Unmarshal(v.Spec, &s); err != nil {
+		panic(err)
+	}
+	h.other(&s)
+	v = proto.CloneOf(v)
+	var err error
+	if v.Spec, err = json.Marshal(s); err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // least is the update that every caught-up member has done.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,4 +95,39 @@ func TestASavingViewSavesAndWaits(t *testing.T) {
 	c.arrange("resumed")
 	c.mu.Unlock()
 	c.check(want(t, s, p))
+}
+
+// A path of the job may lead to another file on one machine, or to none.
+func TestWorkersBeginWithTheSameFileOrNotAtAll(t *testing.T) {
+	p := packs(t)
+	one, other := t.TempDir(), t.TempDir()
+	s := cheap(t)
+	if _, err := train(t, s, one, p, 2); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	later := s
+	if _, err := train(t, later, other, p, 3); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	with := func(first, second string) *crew {
+		s := s
+		s.Resume = first
+		c := newCrew(t, s, p)
+		c.hire(nil)
+		c.hire(nil).other = func(s *job.Spec) { s.Resume = second }
+		c.join()
+		return c
+	}
+	c := with(one, other)
+	c.await("the failure of the job", func() bool { return c.hands[0].status.Failure != "" && c.hands[1].status.Failure != "" })
+	c.mu.Lock()
+	if text := c.hands[0].status.Failure; !strings.Contains(text, "worker 1 and worker 2 begin with different states (after update 2") || !strings.Contains(text, "--resume") {
+		t.Errorf("another file: worker 1 says %q, want both workers named and what to do", text)
+	}
+	c.mu.Unlock()
+
+	s.Resume = one
+	alone := want(t, s, p)
+	s.Resume = ""
+	with(one, filepath.Join(one, "nowhere")).check(alone) // who cannot read it copies
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -86,9 +87,15 @@ func aDeath(t *testing.T, o undisturbed) {
 func survivorsKeep(t *testing.T, o undisturbed) {
 	c := newCrew(t, o.spec, o.packs)
 	var died, looked atomic.Bool
-	at := func(h *hand, m moment) { // the third dies when the others have computed their shards, or are about to
+	var begun sync.WaitGroup // of the others' sums: they compute their last shard, and nothing stops them in it
+	begun.Add(2)
+	at := func(h *hand, m moment) {
 		switch {
-		case m == moment{"before", 2} && h.id == 3 && died.CompareAndSwap(false, true):
+		case m == moment{"before", 2} && h.id != 3 && !died.Load():
+			begun.Done()
+		case m == moment{"before", 2} && h.id == 3:
+			begun.Wait()
+			died.Store(true)
 			c.kill(h)
 		case m == moment{"agree", 0} && h.id != 3 && died.Load() && !looked.Swap(true):
 			if shard := int(h.id) - 1; !h.engine.replica.computed(shard) {

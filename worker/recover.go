@@ -18,7 +18,11 @@ func (v *visit) agree(ctx context.Context) error {
 		saved = int(v.view.CheckpointUpdate)
 	}
 	for {
-		if err := v.exchange(ctx, v.standing(trouble)); err != nil {
+		mine, err := v.standing(trouble)
+		if err != nil {
+			return err
+		}
+		if err := v.exchange(ctx, mine); err != nil {
 			return err
 		}
 		if v.plan = agree(v.members, known, saved); !v.plan.begin {
@@ -37,17 +41,29 @@ func (v *visit) agree(ctx context.Context) error {
 			v.log.Warn("this worker cannot begin the job", "job", v.job, "reason", err)
 		}
 	}
+	began := v.plan.target
+	if saved < -1 { // all have begun just now
+		began = nowhere
+	}
+	if one, other := differing(v.members, began); one >= 0 {
+		return v.beganApart(one, other)
+	}
 	return v.takePlace()
 }
 
 // standing is what this worker says of itself.
-func (v *visit) standing(trouble string) standing {
+func (v *visit) standing(trouble string) (standing, error) {
 	r := v.replica
 	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
 	if c := v.copying; c != nil {
 		s.Whole, s.Copying, s.Queued = false, c.at, c.reach
 	}
-	return s
+	if len(v.view.Members) == 1 {
+		return s, nil // nobody to differ from
+	}
+	var err error
+	s.Began, err = r.beginning()
+	return s, err
 }
 
 // begin gives this worker the state from which the run begins or goes on when nobody has a newer one.
@@ -85,6 +101,22 @@ func (v *visit) nobodyBegan() error {
 		}
 	}
 	return fmt.Errorf("no worker can begin: %s: %w", strings.Join(why, "; "), errJob)
+}
+
+// beganApart is the error of a job that two members begin with different bits: nobody can say who of them is right.
+func (v *visit) beganApart(one, other int) error {
+	file := "a processor or library of one of them computes the first values in its own way"
+	switch spec := v.replica.spec; {
+	case v.view.Checkpoint != "":
+		file = "checkpoint " + v.view.Checkpoint + " is not the same on both"
+	case spec.Resume != "":
+		file = "--resume " + spec.Resume + " is another file on one of their machines: put the same one on all"
+	case spec.Init != "":
+		file = "--init " + spec.Init + " is another file on one of their machines: put the same one on all"
+	}
+	a, b := v.members[one], v.members[other]
+	return fmt.Errorf("%s and %s begin with different states (after update %d, SHA-256 %.12s, and after update %d, SHA-256 %.12s): %s: %w",
+		v.view.Members[one].Name, v.view.Members[other].Name, a.At.Done, a.Began, b.At.Done, b.Began, file, errJob)
 }
 
 // takePlace does what the plan says of this worker: it adopts, gives, or prepares to copy.

@@ -45,9 +45,10 @@ type replica struct {
 	spare   []*vector
 	scratch torch.Tensor // on a GPU: where a shard's vector is made; else undefined
 
-	whole   bool // holds a state: first values, a checkpoint's, or a peer's
-	touched bool // weights are not the first values
-	moved   bool // it went on since it began
+	whole   bool   // holds a state: first values, a checkpoint's, or a peer's
+	touched bool   // weights are not the first values
+	moved   bool   // it went on since it began
+	began   string // SHA-256 of the state that it began with; empty: not computed yet
 	at      position
 	norm    float64 // of the last step's gradient before clipping; 0 where nothing is clipped
 	best    best    // of all validations so far
