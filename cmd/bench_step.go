@@ -39,6 +39,13 @@ type stepSpec struct {
 	Seconds float64 `json:"seconds"` // at least so long, and at least one step
 	CUDA    int     `json:"cuda"`    // index of the GPU, -1 for the CPU
 	Own     bool    `json:"own"`     // convolve by our own convolution; Python has none
+
+	// Of several processes that train together; 0 Workers: the step of one process, without the loop around it.
+	Workers int    `json:"workers,omitempty"`
+	Rank    int    `json:"rank"`
+	Shards  int    `json:"shards,omitempty"` // into which ours cut the batch
+	Dir     string `json:"dir,omitempty"`    // where ranks find one another
+	Data    string `json:"data,omitempty"`   // of packs, for ours
 }
 
 // benchStepOptions is what `mp bench step` is asked for.
@@ -59,12 +66,25 @@ func newBenchStepCommand(e *env) *cobra.Command {
 		Short: "Training steps a second, beside PyTorch's own in the same run",
 		Long: "step measures one training step (forward, loss, backward, clip, update of a batch in memory) and the same step in\n" +
 			"eager PyTorch, which needs a Python with torch: --venv makes one. Every measurement is a process of its own; ours and\n" +
-			"PyTorch's alternate, so that a busy machine disturbs both alike. The ratio is the median over the pairs.",
-		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5",
+			"PyTorch's alternate, so that a busy machine disturbs both alike. The ratio is the median over the pairs.\n\n" +
+			"--workers N trains simplenet and resnet18 with a global batch of 64 in N processes of one thread, as N `mp worker` do\n" +
+			"(images from a pack, shards, the ring, one update), beside N ranks of DistributedDataParallel on gloo with its batch in\n" +
+			"memory, and beside one process of N threads of both. \"hidden\" is 1 - waited/working, over all steps and ranks. Working is\n" +
+			"the time during which the sum was at work: from when a rank has brought a part of its gradients until it has their sum,\n" +
+			"overlaps counted once, waiting for a slower rank included, waiting for its own gradients not; ours counts the time in\n" +
+			"fixed point's loops too. Waited is the time from the rank's last gradient to the whole sum. DistributedDataParallel's are\n" +
+			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same.",
+		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.measure != "" {
 				return measureStep(c.Context(), e, o.measure)
+			}
+			if c.Flags().Changed("workers") {
+				if err := o.prepareCrew(c); err != nil {
+					return err
+				}
+				return benchCrew(c.Context(), e, o)
 			}
 			return benchStep(c.Context(), e, o)
 		},
@@ -72,9 +92,11 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f := c.Flags()
 	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSimpleViT, job.ModelResNet18, job.ModelSceneNet}, "networks, by commas")
 	f.StringSliceVar(&o.modes, "mode", []string{modeFP32, modeChannelsLast, modeBF16}, "precisions and layouts, by commas")
-	f.IntVar(&o.Batch, "batch-size", 32, "images a step")
+	f.IntVar(&o.Batch, "batch-size", 32, "images a step; with --workers 64 of all together")
 	f.IntVar(&o.Size, "image-size", 128, "side of the images in pixels")
-	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core")
+	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core, with --workers one each")
+	f.IntVar(&o.Workers, "workers", 0, "processes that train together, beside DistributedDataParallel; without it one process")
+	f.IntVar(&o.Shards, "shards", 0, "with --workers: shards that ours cut the batch into; 0: as `mp train --workers` does")
 	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least one step after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")

@@ -2,10 +2,15 @@
 memory, as a training script written with care does it. Prints seconds, one step a line, as one JSON list.
 
     python bench_step.py '{"model": "simplenet", "mode": "fp32", "batch": 32, "size": 128, "threads": 2, "seconds": 3, "cuda": -1}'
+
+With "workers" of at least 2 it is rank "rank" of DistributedDataParallel on gloo instead, which meets the others in the folder
+"dir" and takes its part of the batch; it prints {"seconds": [...], "working": s, "waited": s}, the last two a step.
 """
 
 import contextlib
 import json
+import math
+import os
 import sys
 import time
 
@@ -122,7 +127,8 @@ def scenenet():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, CLASSES))
 
 
-def main(spec):
+def make(spec):
+    """Model, images, labels, optimizer and precision of one process."""
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device("cpu" if spec["cuda"] < 0 else f"cuda:{spec['cuda']}")
@@ -130,10 +136,11 @@ def main(spec):
     torch.backends.cudnn.benchmark = True
     nets = {"simplenet": simplenet, "simplevit": SimpleViT, "resnet18": resnet18, "scenenet": scenenet}
     net = nets[spec["model"]]().to(device).train()
-    x = torch.randn(spec["batch"], 3, spec["size"], spec["size"], device=device)
+    batch = spec["batch"] // max(spec.get("workers", 0), 1)
+    x = torch.randn(batch, 3, spec["size"], spec["size"], device=device)
     if spec["mode"] != "fp32":
         net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(CLASSES, (spec["batch"],), device=device)
+    labels = torch.randint(CLASSES, (batch,), device=device)
     precision = contextlib.nullcontext
     if spec["mode"] == "bf16":
         precision = lambda: torch.autocast(device.type, dtype=torch.bfloat16)  # noqa: E731
@@ -141,23 +148,96 @@ def main(spec):
         optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05)
     else:
         optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
+    return net, x, labels, optimizer, precision
 
+
+def stepper(net, x, labels, optimizer, precision, backward=lambda loss: loss.backward()):
     def step():
         with precision():
             loss = F.cross_entropy(net(x), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        backward(loss)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         return loss.item()
 
+    return step
+
+
+def timed(step):
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def union(spans):
+    """Length of what the spans cover together."""
+    total, end = 0.0, -math.inf
+    for a, b in sorted(spans):
+        total += max(0.0, b - max(a, end))
+        end = max(end, b)
+    return total
+
+
+def rank(spec):
+    """One rank of DistributedDataParallel: its seconds, then more steps with a hook that sees when buckets go and come."""
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_gloo_available():
+        sys.exit("this PyTorch has no torch.distributed with gloo, which DistributedDataParallel needs on a CPU: take another --python")
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+    from torch.nn.parallel import DistributedDataParallel
+
+    net, x, labels, optimizer, precision = make(spec)
+    store = dist.FileStore(os.path.join(spec["dir"], "store"), spec["workers"])
+    dist.init_process_group("gloo", store=store, rank=spec["rank"], world_size=spec["workers"])
+    step = stepper(DistributedDataParallel(net, gradient_as_bucket_view=True), x, labels, optimizer, precision)
+    for _ in range(2):  # buckets are laid anew after the first
+        step()
+    steps = torch.tensor([math.ceil(spec["seconds"] / timed(step))])
+    dist.all_reduce(steps, dist.ReduceOp.MAX)
+    steps = max(1, int(steps))
+    seconds = [timed(step) for _ in range(steps)]
+
+    spans, waits, last = [], [], [0.0]
+
+    def hook(group, bucket):
+        start = last[0] = time.perf_counter()  # at the last bucket, every gradient is there
+
+        def arrived(future):
+            spans.append((start, time.perf_counter()))
+            return future.value()
+
+        return default_hooks.allreduce_hook(group, bucket).then(arrived)
+
+    def backward(loss):
+        loss.backward()
+        waits.append(time.perf_counter() - last[0])
+
+    seen = DistributedDataParallel(net, gradient_as_bucket_view=True)
+    seen.register_comm_hook(None, hook)
+    step = stepper(seen, x, labels, optimizer, precision, backward)
+    for _ in range(2):
+        step()
+    spans.clear()
+    waits.clear()
+    n = max(1, steps // 3)
+    for _ in range(n):
+        step()
+    print(json.dumps({"seconds": seconds, "working": union(spans) / n, "waited": sum(waits) / n}))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(spec):
+    if spec.get("workers", 0) > 1:
+        return rank(spec)
+    step = stepper(*make(spec))
     step()
     seconds, end = [], time.perf_counter() + spec["seconds"]
     while not seconds or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps(seconds))
+        seconds.append(timed(step))
+    print(json.dumps({"seconds": seconds} if "workers" in spec else seconds))
 
 
 if __name__ == "__main__":

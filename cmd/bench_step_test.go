@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"mp/job"
 )
@@ -53,6 +56,10 @@ func TestBenchStepRefusesWhatCannotBe(t *testing.T) {
 		{"--batch-size", "0"},
 		{"--device", "gpu"},
 		{"--python", "/nowhere/python"},
+		{"--workers", "1"},
+		{"--workers", "3"}, // 64 images are not cut by three
+		{"--workers", "2", "--shards", "1"},
+		{"--workers", "2", "--device", "0"},
 	} {
 		var out, complaint bytes.Buffer
 		if code := Main(append([]string{"bench", "step"}, args...), &out, &complaint); code != exitBadInput {
@@ -83,5 +90,44 @@ func TestBothSidesMeasureAStep(t *testing.T) {
 func TestMeasureOfNonsenseIsBadInput(t *testing.T) {
 	if err := measureStep(t.Context(), newEnv(nil, nil, nil), "{"); !errors.Is(err, job.ErrConfig) {
 		t.Errorf("error is %v, want one that wraps job.ErrConfig", err)
+	}
+}
+
+// Two ranks train together, on both sides, and each says where its time went.
+func TestBothSidesMeasureSeveralWorkers(t *testing.T) {
+	images := t.TempDir()
+	if err := paintImages(t.Context(), images, 4); err != nil {
+		t.Fatal(err)
+	}
+	spec := stepSpec{Model: job.ModelSimpleNet, Mode: modeChannelsLast, Batch: 4, Size: 32, Threads: 1, CUDA: -1, Workers: 2, Shards: 2, Data: images, Dir: t.TempDir()}
+	prints := make([]bytes.Buffer, spec.Workers)
+	var ranks errgroup.Group
+	for rank := range prints {
+		s := spec
+		s.Rank = rank
+		ranks.Go(func() error { return measureMember(t.Context(), newEnv(&prints[rank], io.Discard, nil), s) })
+	}
+	if err := ranks.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for rank := range prints {
+		var times crewTimes
+		if err := json.Unmarshal(prints[rank].Bytes(), &times); err != nil || len(times.Seconds) == 0 || times.Working <= 0 || times.Waited < 0 {
+			t.Errorf("rank %d of ours prints %q: %v", rank, prints[rank].String(), err)
+		}
+	}
+	python := filepath.Join("..", "build", "venv", "bin", "python")
+	if !exists(python) {
+		t.Skip("PyTorch's side needs `make venv`")
+	}
+	spec.Dir = ""
+	times, err := measureCrew(spec, func(spec string) *exec.Cmd { return exec.Command(python, "-c", torchStep, spec) })
+	if err != nil {
+		t.Fatalf("PyTorch's side: %v", err)
+	}
+	for rank, t2 := range times {
+		if t2.Working <= 0 {
+			t.Errorf("rank %d of PyTorch's: %+v", rank, t2)
+		}
 	}
 }

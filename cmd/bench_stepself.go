@@ -51,6 +51,9 @@ func measureStep(ctx context.Context, e *env, text string) error {
 	if err := json.Unmarshal([]byte(text), &spec); err != nil {
 		return fmt.Errorf("%w: --measure: %w", job.ErrConfig, err)
 	}
+	if spec.Workers > 0 {
+		return measureMember(ctx, e, spec)
+	}
 	word := job.DeviceCPU
 	if spec.CUDA >= 0 {
 		word = strconv.Itoa(spec.CUDA)

@@ -1,7 +1,9 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,4 +59,51 @@ func addMeasure(c *cobra.Command, spec *string) {
 	if err := c.Flags().MarkHidden("measure"); err != nil {
 		panic(err) // the flag was just declared
 	}
+}
+
+// runRanks runs processes that need one another, to the end of all, and returns what they print. When one fails the others
+// are ended, because they would wait for it, and the error is of the first.
+func runRanks(ranks []*exec.Cmd) ([][]byte, error) {
+	type ended struct {
+		rank int
+		err  error
+	}
+	ends := make(chan ended, len(ranks))
+	printed, complaints := make([]bytes.Buffer, len(ranks)), make([]bytes.Buffer, len(ranks))
+	running := 0
+	var first error
+	stop := func(rank int, err error) {
+		if first != nil {
+			return
+		}
+		first = fmt.Errorf("rank %d: %w", rank, err)
+		for _, c := range ranks {
+			if c.Process != nil {
+				_ = c.Process.Kill() // one that has ended needs none
+			}
+		}
+	}
+	for rank, c := range ranks {
+		c.Stdout, c.Stderr = &printed[rank], &complaints[rank]
+		if err := c.Start(); err != nil {
+			stop(rank, err)
+			break
+		}
+		running++
+		go func() { ends <- ended{rank, c.Wait()} }() // ends is read as often below
+	}
+	for range running {
+		if e := <-ends; e.err != nil {
+			var exit *exec.ExitError
+			if errors.As(e.err, &exit) {
+				exit.Stderr = complaints[e.rank].Bytes()
+			}
+			stop(e.rank, complaint(ranks[e.rank], e.err))
+		}
+	}
+	out := make([][]byte, len(ranks))
+	for rank := range printed {
+		out[rank] = printed[rank].Bytes()
+	}
+	return out, first
 }

@@ -108,7 +108,7 @@ func (v *visit) exposed(f func() error) error {
 
 // sum adds up the vectors of all members' shards. A loss that is no number is an error, on all members the same.
 func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error {
-	if err := allreduce.SumShards(ctx, v.group, t, out); err != nil {
+	if err := allreduce.SumShards(ctx, v.group.forSums(), t, out); err != nil {
 		return err
 	}
 	if readLimbs(out[v.replica.layout.tally:]).unknown > 0 {
@@ -120,7 +120,7 @@ func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error
 // terms are the vectors that this worker has computed for the next update.
 func (v *visit) terms() allreduce.Terms {
 	r := v.replica
-	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.kernels, Bucket: v.bucket}
+	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.group.metered(v.kernels), Bucket: v.bucket}
 	for _, shard := range v.mine() {
 		if v.copying == nil && r.computed(shard) && r.size(shard) > 0 {
 			t.Shards, t.Vectors = append(t.Shards, shard), append(t.Vectors, r.shards[shard].host)

@@ -31,12 +31,9 @@ func (v *visit) me() *mppb.Member { return v.view.Members[v.rank] }
 
 // run forms the group, lets all members agree where they are, and does what is left of the run.
 func (v *visit) run(ctx context.Context) error {
-	v.phase(mppb.Phase_FORMING)
-	g, err := v.ring.form(ctx, v.order)
-	if err != nil {
-		return fmt.Errorf("form view %d: %w: %w", v.view.Number, allreduce.ErrBroken, err)
+	if err := v.join(ctx); err != nil {
+		return err
 	}
-	v.group = &meteredGroup{Group: g, beat: v.control.beat}
 	defer v.group.Close()
 	if err := v.agree(ctx); err != nil {
 		return err
@@ -55,6 +52,17 @@ func (v *visit) run(ctx context.Context) error {
 		return v.saveAndWait(ctx)
 	}
 	return v.advance(ctx)
+}
+
+// join forms the view's group.
+func (v *visit) join(ctx context.Context) error {
+	v.phase(mppb.Phase_FORMING)
+	g, err := v.ring.form(ctx, v.order)
+	if err != nil {
+		return fmt.Errorf("form view %d: %w: %w", v.view.Number, allreduce.ErrBroken, err)
+	}
+	v.group = &meteredGroup{Group: g, beat: v.control.beat}
+	return nil
 }
 
 // advance does one thing after another until the run has ended.
