@@ -25,9 +25,6 @@ func (s *Scope) Where(condition, a, b torch.Tensor) torch.Tensor {
 // Less returns a < b as Bool, broadcast.
 func (s *Scope) Less(a, b torch.Tensor) torch.Tensor { return s.call("lt.Tensor", a, b) }
 
-// Maximum returns the greater of a and b element by element, broadcast.
-func (s *Scope) Maximum(a, b torch.Tensor) torch.Tensor { return s.call("maximum", a, b) }
-
 // Minimum returns the smaller of a and b element by element, broadcast.
 func (s *Scope) Minimum(a, b torch.Tensor) torch.Tensor { return s.call("minimum", a, b) }
 
