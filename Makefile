@@ -1,10 +1,12 @@
 # make            fetches libtorch, compiles the C++ and leaves ./mp
 # make demo       trains scenenet on this machine for a few minutes (DATA=DIR for your own MiniPlaces)
+# make attack-compare DATA=DIR CHECKPOINT=F   mp attack beside torchattacks, which it fetches; hours (IMAGES=, EPS=, ATTACKS= shorten it)
 # make test       everything CI checks
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, some minutes
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
+# make explain-compare DATA=DIR CHECKPOINT=F   mp explain beside captum, which it fetches
 # make venv       build/venv/bin/python: this machine's Python with the same torch, for the comparisons with PyTorch
 # eval "$(make env)"   lets plain go commands find libtorch
 
@@ -44,7 +46,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo drills soak test vet lint race fuzz cuda venv env proto clean
+.PHONY: all libs system demo drills soak attack-compare explain-compare test vet lint race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -146,6 +148,15 @@ $(LIB)/libmpcuda.so: $(CUDA_OBJ)
 venv: $(LIBTORCH)/lib/libtorch_cpu.so
 	@deploy/venv.sh $(BUILD)/venv $(dir $(LIBTORCH))
 
+# captum without what it does not need: torch is there, and its plots are not drawn.
+CAPTUM := captum==0.9.0 tqdm packaging matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
+$(BUILD)/captum/captum/__init__.py: | venv
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BUILD)/captum $(CAPTUM)
+
+explain-compare: all $(BUILD)/captum/captum/__init__.py
+	@if [ -z "$(DATA)" -o -z "$(CHECKPOINT)" ]; then echo "give DATA=DIR, a MiniPlaces folder, and CHECKPOINT=F, a SimpleNet" >&2; exit 64; fi
+	CAPTUM=$(BUILD)/captum $(BUILD)/venv/bin/python explain/testdata/compare.py --data $(DATA) --checkpoint $(CHECKPOINT)
+
 demo: all
 	deploy/demo.sh $(DATA)
 
@@ -157,6 +168,18 @@ MINUTES ?= 30
 soak: all
 	./mp drill soak --minutes $(MINUTES) --every 15s
 	./mp drill soak --minutes $(MINUTES) --every 60s
+
+# torchattacks without what it does not need: torch is there, and its list of models is not read.
+$(BUILD)/torchattacks/torchattacks/__init__.py: | venv
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BUILD)/torchattacks torchattacks==3.5.1 scipy
+
+IMAGES  ?= 500
+EPS     ?= 0.25/255,0.5/255,1/255
+ATTACKS ?= fgsm,pgd,apgd-ce,apgd-t,fab-t,square,autoattack
+attack-compare: all $(BUILD)/torchattacks/torchattacks/__init__.py
+	@if [ -z "$(DATA)" -o -z "$(CHECKPOINT)" ]; then echo "give DATA=DIR, a MiniPlaces folder, and CHECKPOINT=F, a SimpleNet" >&2; exit 64; fi
+	TORCHATTACKS=$(BUILD)/torchattacks $(BUILD)/venv/bin/python attack/testdata/compare.py --data $(DATA) --checkpoint $(CHECKPOINT) \
+		--images $(IMAGES) --eps $(EPS) --attacks $(ATTACKS)
 
 # Everything CI checks. Packages without libtorch also run under the race detector. Tests that need PyTorch skip where
 # venv.sh says (3) that this machine's Python has none.
