@@ -112,7 +112,8 @@ func netOf(m *model.Model, precision string) *attack.Net {
 type attackedSet struct {
 	ids    []int32
 	labels []int64
-	images []float32 // [N 3 S S], where they are kept
+	images []float32 // [N 3 S S], where they are kept: all to be saved, else those to be shown
+	kept   []int     // which they are
 	before []byte    // [N S S 3], where they are saved
 	clean  [][]int   // the five likeliest classes of each image before,
 	after  [][]int   // and after the attack
@@ -123,7 +124,7 @@ type attackedSet struct {
 	time   time.Duration
 }
 
-// shown are the images of which pictures are made.
+// shown is how many pictures are made: of the first images that the network recognises before the attack.
 const shown = 12
 
 // table runs every plan on all images. With keep the changed images are kept: all where they are saved, else the first few.
@@ -214,11 +215,8 @@ func (r *attackRun) batch(ctx context.Context, s *ops.Scope, p plan, b attackBat
 	if err := s.Err(); err != nil {
 		return err
 	}
-	if keep && (r.flags.save != "" || r.flags.out != "" && len(set.ids) < shown) {
-		set.images = append(set.images, ops.Values[float32](s, res.X)...)
-		if r.flags.save != "" {
-			set.before = append(set.before, b.records...)
-		}
+	if keep && (r.flags.save != "" || r.flags.out != "" && len(set.kept) < shown) {
+		r.keep(s, b, set, res.X)
 	}
 	set.ids, set.labels = append(set.ids, b.ids...), append(set.labels, b.labels...)
 	set.linf, set.l2 = append(set.linf, linf...), append(set.l2, l2...)
@@ -227,6 +225,24 @@ func (r *attackRun) batch(ctx context.Context, s *ops.Scope, p plan, b attackBat
 	}
 	set.facts.Add(res.Facts)
 	return s.Err()
+}
+
+// keep copies changed images of the batch that has just been measured.
+func (r *attackRun) keep(s *ops.Scope, b attackBatch, set *attackedSet, x torch.Tensor) {
+	const values = 3 * pixel.Side * pixel.Side
+	changed, first := ops.Values[float32](s, x), len(set.ids)
+	if s.Err() != nil {
+		return
+	}
+	for i, label := range b.labels {
+		if r.flags.save == "" && (len(set.kept) == shown || set.clean[first+i][0] != int(label)) {
+			continue
+		}
+		set.images, set.kept = append(set.images, changed[i*values:(i+1)*values]...), append(set.kept, first+i)
+	}
+	if r.flags.save != "" {
+		set.before = append(set.before, b.records...)
+	}
 }
 
 // topRows are the five likeliest classes of each row of logits [N K].
@@ -255,35 +271,32 @@ func (r *attackRun) row(p plan, set *attackedSet) attacked {
 	if set.facts.Images > 0 {
 		row.Broken, row.Warnings = set.facts.Broken, set.facts.Warnings()
 	}
-	correct, lost, aimed, moved := 0, 0, 0, 0
+	correct, aimed, moved := 0, 0, 0
+	var clean5, left, after1, after5 int // left: correct before and after
 	for i, label := range set.labels {
 		before, after := slices.Index(set.clean[i], int(label)), slices.Index(set.after[i], int(label))
-		count := func(ok bool, to *float64) {
-			if ok {
-				*to += 100 / float64(n)
+		for _, c := range []struct {
+			holds bool
+			of    *int
+		}{
+			{before == 0, &correct}, {before >= 0, &clean5}, {after == 0, &after1}, {after >= 0, &after5}, {before == 0 && after == 0, &left},
+			{p.options.Goal == attack.Given && set.after[i][0] == r.target, &aimed},
+		} {
+			if c.holds {
+				*c.of++
 			}
-		}
-		count(before == 0, &row.Clean1)
-		count(before >= 0, &row.Clean5)
-		count(after == 0, &row.Top1)
-		count(after >= 0, &row.Top5)
-		if before == 0 {
-			if correct++; after != 0 {
-				lost++
-			}
-		}
-		if p.options.Goal == attack.Given && set.after[i][0] == r.target {
-			aimed++
 		}
 		row.Linf = max(row.Linf, set.linf[i])
 		if set.l2[i] > 0 {
 			row.L2, moved = row.L2+set.l2[i], moved+1
 		}
 	}
+	percent := func(part, whole int) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
+	row.Clean1, row.Clean5, row.Top1, row.Top5 = percent(correct, n), percent(clean5, n), percent(after1, n), percent(after5, n)
 	row.L2 /= float64(max(moved, 1))
-	row.Success = 100 * float64(lost) / float64(max(correct, 1))
+	row.Success = percent(correct-left, correct)
 	if p.options.Goal == attack.Given {
-		row.Success = 100 * float64(aimed) / float64(n)
+		row.Success = percent(aimed, n)
 	}
 	row.Queries = float64(set.asked) / float64(n)
 	return row

@@ -46,21 +46,21 @@ func writeAttack(o attackFlags, r *attackRun, found attackResult) error {
 	return writeWhole(filepath.Join(o.out, "attack.json"), append(text, '\n'))
 }
 
-// sheet shows the first images: as they were, changed, and the change, amplified to where it can be seen.
+// sheet shows some images: as they were, changed, and the change, amplified to where it can be seen.
 func (r *attackRun) sheet(row attacked, set *attackedSet) (*data.Sheet, error) {
 	const side, values = pixel.Side, 3 * pixel.Side * pixel.Side
 	sheet := &data.Sheet{
 		Title: row.Attack + ", eps " + epsText(row.Eps), Columns: 6, Zoom: 1,
 		Subtitle: fmt.Sprintf("%d images: top-1 %.1f %% clean, %.1f %% attacked. Each: the image and what the network says of it; changed; the change, amplified", row.Images, row.Clean1, row.Top1),
 	}
-	for i := range min(shown, len(set.ids)) {
+	for k, i := range set.kept[:min(shown, len(set.kept))] {
 		id := int(set.ids[i])
 		clean, err := r.source.Read(id)
 		if err != nil {
 			return nil, err
 		}
 		changed, difference := make([]byte, values), make([]byte, values)
-		planes, most := set.images[i*values:(i+1)*values], 0.0
+		planes, most := set.images[k*values:(k+1)*values], 0.0
 		far := make([]float64, values)
 		for p := range side * side {
 			for c := range 3 {
