@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -79,43 +78,6 @@ func (s *session) take() (orders []any, over bool, why error) {
 		s.next = nil
 	}
 	return orders, s.over, s.why
-}
-
-// prepared is a view for many streams, encoded once: as a whole, and as what has changed for those who have the one before.
-type prepared struct {
-	view         *mppb.View
-	whole, since encoded
-	before       uint64 // number of the view that since goes out from; 0: none
-}
-
-// encoded is a message that is encoded when somebody needs it.
-type encoded struct {
-	message *mppb.ToWorker
-	once    sync.Once
-	text    grpc.PreparedMsg
-	err     error
-}
-
-func prepare(v, before *mppb.View) *prepared {
-	p := &prepared{view: v, before: before.GetNumber()}
-	p.whole.message = &mppb.ToWorker{Message: &mppb.ToWorker_View{View: v}}
-	if p.before != 0 {
-		p.since.message = &mppb.ToWorker{Message: &mppb.ToWorker_View{View: v.Since(before)}}
-	}
-	return p
-}
-
-// sendTo sends the view to a stream on which the view had was the last.
-func (p *prepared) sendTo(stream mppb.Control_SessionServer, had uint64) error {
-	e := &p.whole
-	if p.before != 0 && had == p.before {
-		e = &p.since
-	}
-	e.once.Do(func() { e.err = e.text.Encode(stream, e.message) })
-	if e.err != nil {
-		return e.err
-	}
-	return stream.SendMsg(&e.text)
 }
 
 // Session is the RPC: a worker's whole membership.
