@@ -156,7 +156,7 @@ func (a apgd) climb(s *ops.Scope, r *round, restart int) (torch.Tensor, []bool, 
 	since := 0
 	for i := 0; i < a.steps && len(k.at) > 0 && c.Err() == nil; i++ {
 		k.advance(c, i)
-		if since++; since == period && len(k.at) > 0 {
+		if since++; since == period && len(k.at) > 0 && c.Err() == nil {
 			k.review(c, i, period)
 			period, since = max(period-fewer, least), 0
 		}

@@ -316,18 +316,39 @@ func everyPrecision(t *testing.T, c Case) {
 	})
 }
 
+// obeys ends the context before the attack, and at each of its first looks at the network: the error is the context's, and no
+// index or tensor of a step that did not happen is used.
 func obeys(t *testing.T, c Case) {
 	on(t, ops.Float32, func(s *ops.Scope, n *Network) {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
 		a, err := attack.New(c.Name, c.Options)
 		if err != nil {
 			t.Fatal(err)
 		}
-		d := s.Child()
 		b := n.Batch(s)
-		if _, err := a.Perturb(ctx, d, n.Net(0), b); !errors.Is(err, context.Canceled) {
-			t.Errorf("with an ended context: %v", err)
+		for last := range 40 {
+			ctx, cancel := context.WithCancel(context.Background())
+			net, looks := n.Net(0), 0
+			forward := net.Forward
+			net.Forward = func(s *ops.Scope, z torch.Tensor) torch.Tensor {
+				if looks++; looks == last {
+					cancel()
+				}
+				return forward(s, z)
+			}
+			if last == 0 {
+				cancel()
+			}
+			d := s.Child() // its error must not end the test's scope, so it is not closed but tidied
+			_, err := a.Perturb(ctx, d, net, b)
+			d.Tidy()
+			ended := ctx.Err() != nil
+			cancel()
+			if err != nil && !(ended && errors.Is(err, context.Canceled)) || last == 0 && err == nil {
+				t.Fatalf("with a context that ends at look %d: %v", last, err)
+			}
+			if !ended {
+				return
+			}
 		}
 	})
 }
