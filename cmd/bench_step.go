@@ -73,7 +73,8 @@ func newBenchStepCommand(e *env) *cobra.Command {
 			"the time during which the sum was at work: from when a rank has brought a part of its gradients until it has their sum,\n" +
 			"overlaps counted once, waiting for a slower rank included, waiting for its own gradients not; ours counts the time in\n" +
 			"fixed point's loops too. Waited is the time from the rank's last gradient to the whole sum. DistributedDataParallel's are\n" +
-			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same.",
+			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same:\n" +
+			"\"by processor time\" is images over the processor seconds of all ranks and their threads, which other processes disturb less.",
 		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -4,7 +4,7 @@ memory, as a training script written with care does it. Prints seconds, one step
     python bench_step.py '{"model": "simplenet", "mode": "fp32", "batch": 32, "size": 128, "threads": 2, "seconds": 3, "cuda": -1}'
 
 With "workers" of at least 2 it is rank "rank" of DistributedDataParallel on gloo instead, which meets the others in the folder
-"dir" and takes its part of the batch; it prints {"seconds": [...], "working": s, "waited": s}, the last two a step.
+"dir" and takes its part of the batch; it prints {"seconds": [...], "working": s, "waited": s, "cpu": s}, the last three a step.
 """
 
 import contextlib
@@ -197,7 +197,9 @@ def rank(spec):
     steps = torch.tensor([math.ceil(spec["seconds"] / timed(step))])
     dist.all_reduce(steps, dist.ReduceOp.MAX)
     steps = max(1, int(steps))
+    cpu = time.process_time()
     seconds = [timed(step) for _ in range(steps)]
+    cpu = (time.process_time() - cpu) / steps
 
     spans, waits, last = [], [], [0.0]
 
@@ -224,7 +226,7 @@ def rank(spec):
     n = max(1, steps // 3)
     for _ in range(n):
         step()
-    print(json.dumps({"seconds": seconds, "working": union(spans) / n, "waited": sum(waits) / n}))
+    print(json.dumps({"seconds": seconds, "working": union(spans) / n, "waited": sum(waits) / n, "cpu": cpu}))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -234,10 +236,11 @@ def main(spec):
         return rank(spec)
     step = stepper(*make(spec))
     step()
+    cpu = time.process_time()
     seconds, end = [], time.perf_counter() + spec["seconds"]
     while not seconds or time.perf_counter() < end:
         seconds.append(timed(step))
-    print(json.dumps({"seconds": seconds} if "workers" in spec else seconds))
+    print(json.dumps({"seconds": seconds, "cpu": (time.process_time() - cpu) / len(seconds)} if "workers" in spec else seconds))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ type crewTimes struct {
 	Seconds []float64 `json:"seconds"` // of each step
 	Working float64   `json:"working"` // seconds a step that communication was under way
 	Waited  float64   `json:"waited"`  // seconds a step that it went on after this rank's backward pass
+	CPU     float64   `json:"cpu"`     // seconds a step of processor time, of all this rank's threads
 }
 
 // crewSide is one of those that are compared.
@@ -28,7 +29,7 @@ type crewSide struct {
 }
 
 // crewFigures are one side's figures, a value a repetition.
-type crewFigures struct{ rate, hidden, working, waited []float64 }
+type crewFigures struct{ rate, core, hidden, working, waited []float64 }
 
 // prepareCrew fills in what `--workers` means where the command line leaves it open, and checks it.
 func (o *benchStepOptions) prepareCrew(c *cobra.Command) error {
@@ -141,10 +142,11 @@ func measureCrews(sides []crewSide, repetitions int) ([]crewFigures, error) {
 			if err != nil {
 				return nil, fmt.Errorf("measure %s %s, %s: %w", spec.Model, spec.Mode, sides[i].name, err)
 			}
-			var working, waited float64
+			var working, waited, cpu float64
 			for _, t := range times {
 				working += t.Working / float64(len(times))
 				waited += t.Waited / float64(len(times))
+				cpu += t.CPU
 			}
 			hidden := 0.
 			if working > 0 {
@@ -152,6 +154,7 @@ func measureCrews(sides []crewSide, repetitions int) ([]crewFigures, error) {
 			}
 			f := &figures[i]
 			f.rate = append(f.rate, float64(spec.Batch)/median(times[0].Seconds))
+			f.core = append(f.core, float64(spec.Batch)/max(cpu, 1e-9))
 			f.hidden, f.working, f.waited = append(f.hidden, hidden), append(f.working, working), append(f.waited, waited)
 		}
 	}
@@ -209,6 +212,7 @@ func crewRows(spec stepSpec, f []crewFigures) []benchRow {
 	ours, ddp, one, torch := f[0], f[1], f[2], f[3]
 	return []benchRow{
 		{Name: name, Value: median(ours.rate), Unit: "images/s", Ratio: ratio(ours.rate, ddp.rate), Peer: fmt.Sprintf("DDP %.5g", median(ddp.rate))},
+		{Name: name + ", by processor time", Value: median(ours.core), Unit: "images/s/core", Ratio: ratio(ours.core, ddp.core), Peer: fmt.Sprintf("DDP %.5g", median(ddp.core))},
 		{Name: name + ", hidden", Value: median(ours.hidden), Unit: "of the sum", Ratio: ratio(ours.hidden, ddp.hidden),
 			Peer: fmt.Sprintf("DDP %.3g; %s, DDP %s", median(ddp.hidden), ms(ours), ms(ddp))},
 		{Name: fmt.Sprintf("%s %s, 1 process of %d threads", spec.Model, spec.Mode, spec.Workers*spec.Threads), Value: median(one.rate), Unit: "images/s",

@@ -71,9 +71,11 @@ func memberTimes(ctx context.Context, stepper *worker.Stepper, seconds float64) 
 	if err != nil {
 		return t, err
 	}
-	if err := take(int(steps)); err != nil {
+	cpu, err := cpuSeconds(true, func() error { return take(int(steps)) })
+	if err != nil {
 		return t, err
 	}
+	t.CPU = cpu / float64(steps)
 	t.Working, t.Waited = working.Seconds()/float64(steps), waited.Seconds()/float64(steps)
 	_, err = stepper.Agree(ctx, 0) // so that nobody leaves too early
 	return t, err
