@@ -266,20 +266,25 @@ func (x *explainer) explain(s *ops.Scope, n *seenNetwork, images torch.Tensor, p
 	}
 	if x.keep {
 		x.store(c, n, b, attributions)
+		if n == x.networks[0] {
+			shape := []int64{int64(len(p.ids)), pixel.Side, pixel.Side, 3}
+			x.tensors = append(x.tensors, checkpoint.Tensor{Name: "images", DType: checkpoint.U8, Shape: shape, Data: p.records})
+		}
 	}
 	if n.random == nil {
 		return c.Err()
 	}
-	return n.score(c, b, attributed{attributions, maps}, func() { x.progress(int64(len(p.ids))) })
+	return n.score(c, b, attributed{attributions, maps, func(method string, values []float64) {
+		if x.keep {
+			x.tensors = append(x.tensors, floats64(x.prefix(n)+"infidelity."+method, values))
+		}
+	}, func() { x.progress(int64(len(p.ids))) }})
 }
 
-// store keeps attributions on the host, under METHOD for the first network and against.METHOD for the second, a batch each.
+// store keeps attributions on the host, under METHOD for the first network and against.METHOD for the second, a batch each,
+// with the labels that they explain.
 func (x *explainer) store(s *ops.Scope, n *seenNetwork, b explain.Batch, attributions []torch.Tensor) {
-	prefix := ""
-	if n != x.networks[0] {
-		prefix = "against."
-	}
-	d := checkpoint.F32
+	prefix, d := x.prefix(n), checkpoint.F32
 	if x.dtype == ops.Float64 {
 		d = checkpoint.F64
 	}
@@ -300,6 +305,23 @@ func (x *explainer) store(s *ops.Scope, n *seenNetwork, b explain.Batch, attribu
 		labels.Data = binary.LittleEndian.AppendUint64(labels.Data, uint64(label))
 	}
 	x.tensors = append(x.tensors, labels)
+}
+
+// prefix begins the names of what is kept of a network.
+func (x *explainer) prefix(n *seenNetwork) string {
+	if n == x.networks[0] {
+		return ""
+	}
+	return "against."
+}
+
+// floats64 is a tensor of values.
+func floats64(name string, values []float64) checkpoint.Tensor {
+	t := checkpoint.Tensor{Name: name, DType: checkpoint.F64, Shape: []int64{int64(len(values))}}
+	for _, v := range values {
+		t.Data = binary.LittleEndian.AppendUint64(t.Data, math.Float64bits(v))
+	}
+	return t
 }
 
 // kept puts the batches of each kept tensor together, in name order.

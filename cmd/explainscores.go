@@ -60,11 +60,15 @@ func (c *scores) fill(row *explainedRow, r *randomiser) {
 	}
 }
 
-// attributed is what each method found, and its maps.
-type attributed struct{ attributions, maps []torch.Tensor }
+// attributed is what each method found of a batch, its maps, and who hears of their scores.
+type attributed struct {
+	attributions, maps []torch.Tensor
+	infidelity         func(method string, values []float64) // a number a sample
+	done               func()                                // a method was scored, or maps were made for it
+}
 
-// score measures what was found of a batch; done hears of every method scored and every set of maps made for it.
-func (n *seenNetwork) score(s *ops.Scope, b explain.Batch, a attributed, done func()) error {
+// score measures what was found of a batch.
+func (n *seenNetwork) score(s *ops.Scope, b explain.Batch, a attributed) error {
 	for i := range n.table {
 		t := &n.table[i].measured
 		for _, areas := range (explain.Removal{Steps: removalSteps}).Areas(s, n, b, a.maps[i]) {
@@ -72,10 +76,12 @@ func (n *seenNetwork) score(s *ops.Scope, b explain.Batch, a attributed, done fu
 			t.insertion.add(areas.Insertion)
 		}
 		infidelity := explain.Infidelity{Samples: infidelitySamples, Noise: infidelityNoise, Scaled: true}
-		for _, v := range infidelity.Measure(s, n, b, a.attributions[i]) {
+		values := infidelity.Measure(s, n, b, a.attributions[i])
+		for _, v := range values {
 			t.infidelity.add(v)
 		}
-		done()
+		a.infidelity(n.table[i].Name, values)
+		a.done()
 	}
 	// Cascading randomisation: each stage keeps what the ones before have drawn anew.
 	n.random.restore(s, n.model)
@@ -94,7 +100,7 @@ func (n *seenNetwork) score(s *ops.Scope, b explain.Batch, a attributed, done fu
 				t.measured.randomised[stage].add(v)
 			}
 			c.Close()
-			done()
+			a.done()
 		}
 	}
 	return s.Err()
