@@ -130,9 +130,9 @@ func plainShorten(pairs []int32, x []float32, exponents []byte, bits int) {
 		n := bits + 126 - max(int(exponents[block]), minExponent)
 		there, back := power(n), power(-n)
 		short := func(i int) int32 {
-			r := int32(math.RoundToEven(float64(x[i] * there)))
-			x[i] -= float32(r) * back
-			return r
+			r := float32(math.RoundToEven(float64(x[i] * there)))
+			x[i] -= r * back
+			return int32(r)
 		}
 		for i := range half {
 			pairs[at+i] = short(lo+i) << 16

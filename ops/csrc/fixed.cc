@@ -83,15 +83,15 @@ MP_CLONES void shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64
     int32_t *q = pairs + lo / 2;
 #pragma GCC ivdep
     for (int i = 0; i < length - half; i++) {
-      const int32_t u = static_cast<int32_t>(__builtin_rintf(upper[i] * there)), l = static_cast<int32_t>(__builtin_rintf(lower[i] * there));
-      upper[i] -= static_cast<float>(u) * back;
-      lower[i] -= static_cast<float>(l) * back;
-      q[i] = u * 65536 + l;
+      const float u = __builtin_rintf(upper[i] * there), l = __builtin_rintf(lower[i] * there);
+      upper[i] -= u * back;
+      lower[i] -= l * back;
+      q[i] = static_cast<int32_t>(u) * 65536 + static_cast<int32_t>(l);
     }
     if (length % 2) {
-      const int32_t u = static_cast<int32_t>(__builtin_rintf(upper[half - 1] * there));
-      upper[half - 1] -= static_cast<float>(u) * back;
-      q[half - 1] = u * 65536;
+      const float u = __builtin_rintf(upper[half - 1] * there);
+      upper[half - 1] -= u * back;
+      q[half - 1] = static_cast<int32_t>(u) * 65536;
     }
   });
 }
