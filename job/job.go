@@ -78,6 +78,18 @@ type Spec struct {
 	Mixup          float64 `yaml:"mixup" json:"mixup"`
 	Cutmix         float64 `yaml:"cutmix" json:"cutmix"`
 
+	Adversarial    string  `yaml:"adversarial" json:"adversarial"`
+	AdvEps         string  `yaml:"adv-eps" json:"adv-eps"`
+	AdvStepSize    string  `yaml:"adv-step-size" json:"adv-step-size"`
+	AdvSteps       int     `yaml:"adv-steps" json:"adv-steps"`
+	AdvBeta        float64 `yaml:"adv-beta" json:"adv-beta"`
+	AdvWarmup      float64 `yaml:"adv-warmup" json:"adv-warmup"`
+	AdvClean       float64 `yaml:"adv-clean" json:"adv-clean"`
+	AdvAWP         float64 `yaml:"adv-awp" json:"adv-awp"`
+	AdvBatchNorm   string  `yaml:"adv-batch-norm" json:"adv-batch-norm"`
+	AdvWatch       string  `yaml:"adv-watch" json:"adv-watch"`
+	AdvWatchImages int     `yaml:"adv-watch-images" json:"adv-watch-images"`
+
 	ValBatch      int    `yaml:"val-batch" json:"val-batch"`
 	Scale         string `yaml:"scale" json:"scale"`
 	Interpolation string `yaml:"interpolation" json:"interpolation"`

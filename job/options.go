@@ -21,9 +21,15 @@ type Option struct {
 	Field func(s *Spec) any
 }
 
+// groupAdversarial is the heading of what only adversarial training has, and groupChoice the option that asks for it.
+const (
+	groupAdversarial = "adversarial training"
+	groupChoice      = "adversarial"
+)
+
 // Options lists every option of a run, in the order in which people should read them.
 func Options() []Option {
-	const what, length, update, images, val, machine, start, report = "run", "length", "update", "images", "validation", "machine", "start", "report"
+	const what, length, update, images, adversarial, val, machine, start, report = "run", "length", "update", "images", groupAdversarial, "validation", "machine", "start", "report"
 	return []Option{
 		{Name: "data", Group: what, Hidden: true, Help: "folder of MiniPlaces, or a pack", Field: func(s *Spec) any { return &s.Data }},
 		{Name: "name", Group: what, Help: "name at the end of the run's directory; empty: the model", Field: func(s *Spec) any { return &s.Name }},
@@ -57,6 +63,21 @@ func Options() []Option {
 		{Name: "label-smoothing", Group: images, Help: "share of each label spread over all classes", Field: func(s *Spec) any { return &s.LabelSmoothing }},
 		{Name: "mixup", Group: images, Help: "alpha of mixing two images; 0: never", Field: func(s *Spec) any { return &s.Mixup }},
 		{Name: "cutmix", Group: images, Help: "alpha of pasting one image into another; 0: never", Field: func(s *Spec) any { return &s.Cutmix }},
+
+		{Name: groupChoice, Group: adversarial, Help: "train on attacked images; free makes --adv-steps updates with each batch, so the paper's N epochs are --epochs N/steps here", Field: func(s *Spec) any { return &s.Adversarial },
+			Words: []string{AdversarialNone, AdversarialPGD, AdversarialFGSMRS, AdversarialNFGSM, AdversarialFree, AdversarialTRADES, AdversarialMART}},
+		{Name: "adv-eps", Group: adversarial, Help: "how far the attack may move a value of 0 to 1; 8/255 unless given", Field: func(s *Spec) any { return &s.AdvEps }},
+		{Name: "adv-step-size", Group: adversarial, Help: "how far one step goes; its authors' share of --adv-eps unless given", Field: func(s *Spec) any { return &s.AdvStepSize }},
+		{Name: "adv-steps", Group: adversarial, Help: "steps of the attack, for free updates with one batch; its authors' unless given", Field: func(s *Spec) any { return &s.AdvSteps }},
+		{Name: "adv-beta", Group: adversarial, Help: "weight of the robust term of trades (6 unless given) and mart (5)", Field: func(s *Spec) any { return &s.AdvBeta }},
+		{Name: "adv-warmup", Group: adversarial, Help: "epochs in which eps grows from 0", Field: func(s *Spec) any { return &s.AdvWarmup }},
+		{Name: "adv-clean", Group: adversarial, Help: "share of the images that stay as they are, chosen image by image", Field: func(s *Spec) any { return &s.AdvClean }},
+		{Name: "adv-awp", Group: adversarial, Help: "how far the weights are moved against the loss before the gradient is taken, as a share of their length, such as 0.005; 0: not", Field: func(s *Spec) any { return &s.AdvAWP }},
+		{Name: "adv-batch-norm", Group: adversarial, Help: "what batch norms use while the attack looks: the running statistics or the batch's", Field: func(s *Spec) any { return &s.AdvBatchNorm },
+			Words: []string{NormEval, NormTrain}},
+		{Name: "adv-watch", Group: adversarial, Help: "what happens when robust accuracy collapses: it is told, and the run stops, goes on from the best weights, or goes on with pgd", Field: func(s *Spec) any { return &s.AdvWatch },
+			Words: []string{WatchTell, WatchStop, WatchRollback, WatchPGD}},
+		{Name: "adv-watch-images", Group: adversarial, Help: "validation images that PGD-10 attacks after each epoch; they choose the best checkpoint; 0: none, and top-1 chooses", Field: func(s *Spec) any { return &s.AdvWatchImages }},
 
 		{Name: "val-batch", Group: val, Help: "images a batch in validation", Field: func(s *Spec) any { return &s.ValBatch }},
 		{Name: "scale", Group: val, Help: "short side before the centre crop in pixels, or none", Field: func(s *Spec) any { return &s.Scale }},

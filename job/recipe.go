@@ -64,7 +64,7 @@ func bestBase() Spec {
 }
 
 // Default returns the run that the recipe describes for the choices made in s: its recipe, model, convolution,
-// optimizer, augmentation and, in our own recipe, its length. Choices left out are scenenet, library, best and the recipe's.
+// optimizer, augmentation, adversarial training and, in our own recipe, its length. Choices left out are scenenet, library, best and the recipe's.
 func Default(s Spec) (Spec, error) {
 	if s.Recipe == "" {
 		s.Recipe = RecipeBest
@@ -106,6 +106,7 @@ func Default(s Spec) (Spec, error) {
 	if s.Augment == AugmentStrong {
 		d.Mixup, d.Cutmix = 0.2, 1
 	}
+	adversarialDefaults(&d, s)
 	if s.Epochs > 0 {
 		d.Epochs = s.Epochs
 	}

@@ -2,27 +2,28 @@ package job
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // Table prints the effective configuration of s for a terminal of width columns: every option once, in as many columns
-// as fit, those that differ from the recipe's default marked and repeated below with that default. Width 0 means 80.
+// as fit (those of adversarial training only where there is any), those that differ from the recipe's default marked and repeated below with that default. Width 0 means 80.
 func (s Spec) Table(width int) string {
-	d, err := Default(Spec{Recipe: s.Recipe, Model: s.Model, Conv: s.Conv})
+	d, err := Default(Spec{Recipe: s.Recipe, Model: s.Model, Conv: s.Conv, Adversarial: s.Adversarial})
 	if err != nil { // s chooses no recipe or model that exists: there is nothing to differ from
 		d = s
 	}
 	var cells, changed []string
 	names, values := 0, 0
-	for _, o := range Options() {
+	for _, o := range s.tabled() {
 		names = max(names, len(o.Name))
 		if !isText(o.Name) {
 			values = max(values, len(o.Value(s)))
 		}
 	}
 	var texts strings.Builder
-	for _, o := range Options() {
+	for _, o := range s.tabled() {
 		value, mark := o.Value(s), " "
 		if !isChoice(o.Name) && value != o.Value(d) {
 			mark = "*"
@@ -44,6 +45,13 @@ func (s Spec) Table(width int) string {
 	return b.String()
 }
 
+// tabled are the options that say something about s.
+func (s Spec) tabled() []Option {
+	return slices.DeleteFunc(Options(), func(o Option) bool {
+		return o.Group == groupAdversarial && o.Name != groupChoice && !s.Attacked()
+	})
+}
+
 // isText tells the options that hold a path or a free name, which get a line of their own and only when given.
 func isText(option string) bool {
 	switch option {
@@ -56,7 +64,7 @@ func isText(option string) bool {
 // isChoice tells the options that no recipe decides.
 func isChoice(option string) bool {
 	switch option {
-	case "model", "conv", "recipe", "seed":
+	case "model", "conv", "recipe", "seed", groupChoice:
 		return true
 	}
 	return isText(option)

@@ -16,6 +16,7 @@ func (s Spec) Validate() error {
 	s.checkNumbers(report)
 	s.checkContradictions(report)
 	s.checkSizes(report)
+	s.checkAdversarial(report)
 	switch len(found) {
 	case 0:
 		return nil
@@ -78,6 +79,11 @@ func (s Spec) checkNumbers(report func(string, ...any)) {
 		{option: "label-smoothing", value: s.LabelSmoothing, low: 0, high: 1, below: true},
 		{option: "mixup", value: s.Mixup, low: 0, high: 100},
 		{option: "cutmix", value: s.Cutmix, low: 0, high: 100},
+		{option: "adv-beta", value: s.AdvBeta, low: 0, high: 1000},
+		{option: "adv-warmup", value: s.AdvWarmup, low: 0, high: 100_000},
+		{option: "adv-clean", value: s.AdvClean, low: 0, high: 1, below: true},
+		{option: "adv-awp", value: s.AdvAWP, low: 0, high: 1, below: true},
+		{option: "adv-watch-images", value: float64(s.AdvWatchImages), low: 0, high: 1e9},
 		{option: "val-batch", value: float64(s.ValBatch), low: 1, high: 65_536},
 		{option: "threads", value: float64(s.Threads), low: 0, high: 4096},
 		{option: "print-freq", value: float64(s.PrintFreq), low: 1, high: 1e9},
