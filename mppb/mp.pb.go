@@ -2878,6 +2878,7 @@ type StateRequest struct {
 	First         uint32                 `protobuf:"varint,4,opt,name=first,proto3" json:"first,omitempty"`         // part numbers [first, last)
 	Last          uint32                 `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`           // 0: to the end
 	Validated     uint32                 `protobuf:"varint,6,opt,name=validated,proto3" json:"validated,omitempty"` // epochs validated in that state: an epoch's last update stands before and after it
+	Replay        uint32                 `protobuf:"varint,7,opt,name=replay,proto3" json:"replay,omitempty"`       // further updates done with the batch of the next one, in free adversarial training
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2950,6 +2951,13 @@ func (x *StateRequest) GetLast() uint32 {
 func (x *StateRequest) GetValidated() uint32 {
 	if x != nil {
 		return x.Validated
+	}
+	return 0
+}
+
+func (x *StateRequest) GetReplay() uint32 {
+	if x != nil {
+		return x.Replay
 	}
 	return 0
 }
@@ -3301,14 +3309,15 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x16\n" +
 	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c\"2\n" +
 	"\bFileList\x12&\n" +
-	"\x05files\x18\x01 \x03(\v2\x10.mp.v1.FileStateR\x05files\"\x94\x01\n" +
+	"\x05files\x18\x01 \x03(\v2\x10.mp.v1.FileStateR\x05files\"\xac\x01\n" +
 	"\fStateRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x04R\x04view\x12\x16\n" +
 	"\x06update\x18\x03 \x01(\x04R\x06update\x12\x14\n" +
 	"\x05first\x18\x04 \x01(\rR\x05first\x12\x12\n" +
 	"\x04last\x18\x05 \x01(\rR\x04last\x12\x1c\n" +
-	"\tvalidated\x18\x06 \x01(\rR\tvalidated\"\x91\x01\n" +
+	"\tvalidated\x18\x06 \x01(\rR\tvalidated\x12\x16\n" +
+	"\x06replay\x18\a \x01(\rR\x06replay\"\x91\x01\n" +
 	"\tStatePart\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05parts\x18\x02 \x01(\rR\x05parts\x12\x12\n" +

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -23,14 +24,29 @@ import (
 // works or not, and a scope that has failed before ends it with that error. A ready serves one call. On a GPU GradInto
 // returns when the device has finished, and ready counts what the device has finished.
 func (s *Scope) GradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *Progress) {
+	s.GradIntoBeside(loss, f, into, ready, torch.Tensor{})
+}
+
+// GradIntoBeside is GradInto, and returns d loss / d beside too, for a leaf that is none of f's, in the same backward pass;
+// the zero Tensor for an undefined beside.
+func (s *Scope) GradIntoBeside(loss torch.Tensor, f *Flat, into torch.Tensor, ready *Progress, beside torch.Tensor) torch.Tensor {
 	if ready == nil {
 		ready = NewProgress()
 	}
-	s.gradInto(loss, f, into, ready)
+	var grad torch.Tensor
+	if s.err == nil && Defined(beside) {
+		grad = s.call("empty_like", beside)
+	}
+	s.gradInto(loss, f, into, ready, beside, grad)
 	ready.end(s.err)
+	if s.err != nil {
+		return torch.Tensor{}
+	}
+	return grad
 }
 
-func (s *Scope) gradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *Progress) {
+// gradInto writes the gradient of beside, where that is defined, into grad.
+func (s *Scope) gradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *Progress, beside, grad torch.Tensor) {
 	if s.err != nil {
 		return
 	}
@@ -44,7 +60,7 @@ func (s *Scope) gradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *P
 	}
 	c := s.Child()
 	defer c.Close()
-	leaves, offsets := make([]C.mp_tensor, n), make([]C.int64_t, n)
+	leaves, offsets := make([]C.mp_tensor, n, n+1), make([]C.int64_t, n, n+1)
 	for i, p := range f.laid {
 		leaves[i], offsets[i] = handle(p.leaf), C.int64_t(p.offset)
 		if leaves[i] == nil {
@@ -56,9 +72,13 @@ func (s *Scope) gradInto(loss torch.Tensor, f *Flat, into torch.Tensor, ready *P
 	if c.err != nil {
 		return
 	}
+	if Defined(beside) { // before the first parameter: it holds up nobody who waits for those
+		leaves, views, offsets = slices.Insert(leaves, 0, handle(beside)), slices.Insert(views, 0, handle(grad)), slices.Insert(offsets, 0, 0)
+	}
 	message := s.message()
-	status := C.mp_grad_into(handle(loss), &leaves[0], &views[0], &offsets[0], C.int(n), (*C.int64_t)(unsafe.Pointer(ready.from)), &message[0])
+	status := C.mp_grad_into(handle(loss), &leaves[0], &views[0], &offsets[0], C.int(len(leaves)), (*C.int64_t)(unsafe.Pointer(ready.from)), &message[0])
 	runtime.KeepAlive(loss)
+	runtime.KeepAlive(beside)
 	if status != C.MP_OK {
 		s.Fail(check(status, "gradient", message))
 	}

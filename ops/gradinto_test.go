@@ -232,3 +232,36 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 		t.Errorf("what is final is final for an ended context too; Wait says %v", err)
 	}
 }
+
+func TestGradIntoBesideHasBothGradients(t *testing.T) {
+	on(t, func(s *Scope) error {
+		f, err := newChain(s, 3)
+		if err != nil {
+			return err
+		}
+		defer f.Free()
+		x := s.Offset(s.Zeros(Float32, 4, 8), .5)
+		loss := func(leaf torch.Tensor) torch.Tensor {
+			y := leaf
+			for _, p := range f.Params() {
+				y = s.ReLU(s.Linear(y, p.Tensor(), torch.Tensor{}))
+			}
+			return s.Sum(s.Mul(y, y))
+		}
+		want, wanted := s.Zeros(Float32, f.Len()), s.Leaf(x)
+		s.GradInto(loss(wanted), f, want, nil)
+		input := Values[float32](s, s.Grad(loss(wanted), wanted)[0])
+		into, leaf, ready := s.Offset(s.Zeros(Float32, f.Len()), 7), s.Leaf(x), NewProgress()
+		grad := s.GradIntoBeside(loss(leaf), f, into, ready, leaf)
+		if got := Values[float32](s, grad); !slices.Equal(got, input) {
+			t.Errorf("the input's gradient is %v, want %v", got, input)
+		}
+		if got, want := Values[float32](s, into), Values[float32](s, want); !slices.Equal(got, want) {
+			t.Errorf("the parameters' gradients are %v, want %v", got, want)
+		}
+		if err := ready.Wait(t.Context(), 0); err != nil {
+			t.Errorf("after the call, Wait says %v", err)
+		}
+		return s.Err()
+	})
+}
