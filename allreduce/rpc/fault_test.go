@@ -17,8 +17,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	"mp/allreduce"
@@ -311,96 +309,4 @@ func TestConfigsThatCannotBe(t *testing.T) {
 			t.Errorf("%s: got %v, want ErrConfig", name, err)
 		}
 	}
-}
-
-// TestWhatNobodyShouldSend lets rank 1 send rank 0 a frame that does not belong there.
-func TestWhatNobodyShouldSend(t *testing.T) {
-	payload := bytesOf([]int32{1, 2, 3, 4})
-	good := header{kind: frameData, op: opSum, seq: 1, total: 16, length: 16, crc: 0x1234}
-	for name, c := range map[string]struct {
-		change func(*header)
-		body   []byte
-		kind   string
-	}{
-		"a wrong checksum":           {func(h *header) {}, payload, allreduce.KindChecksum},
-		"another operation":          {func(h *header) { h.seq = 9 }, payload, allreduce.KindProtocol},
-		"another kind of operation":  {func(h *header) { h.op = opExchange }, payload, allreduce.KindProtocol},
-		"a piece of a wrong size":    {func(h *header) { h.length = 12 }, payload[:12], allreduce.KindProtocol},
-		"a piece of another place":   {func(h *header) { h.offset = 4 }, payload, allreduce.KindProtocol},
-		"another step":               {func(h *header) { h.step = 1 }, payload, allreduce.KindProtocol},
-		"a length that is not there": {func(h *header) { h.length = 1 << 30 }, payload, allreduce.KindProtocol},
-		"memory that is not shared":  {func(h *header) { h.shared, h.slot = true, 1<<40 }, nil, allreduce.KindProtocol},
-		"memory outside":             {func(h *header) { h.shared, h.slot = true, ^uint64(0)-7 }, nil, allreduce.KindProtocol},
-		"a greeting":                 {func(h *header) { h.kind = frameHello }, payload, allreduce.KindProtocol},
-		"too large a message":        {func(h *header) { h.length = 5 << 20 }, make([]byte, 5<<20), allreduce.KindProtocol},
-		"no frame at all":            {func(h *header) { h.kind = 0 }, []byte{1}, allreduce.KindProtocol},
-	} {
-		t.Run(name, func(t *testing.T) {
-			g := form(t, stations(t, 2, true), Config{})
-			f := &outgoing{header: good}
-			c.change(&f.header)
-			if c.body != nil {
-				f.body = mem.SliceBuffer(c.body)
-			}
-			if err := g[1].(*group).sum.out[0].SendMsg(f); err != nil {
-				t.Fatal(err)
-			}
-			err := g[0].Sum(context.Background(), []int32{1, 2, 3, 4})
-			blames(t, err, 1, c.kind)
-			t.Log(err)
-			for err = nil; err == nil; { // the first sum may have all it needs
-				err = g[1].Sum(context.Background(), []int32{1, 2, 3, 4})
-			}
-			blames(t, err, 1, c.kind)
-		})
-	}
-}
-
-func TestStrangersAreTold(t *testing.T) {
-	s := newStation(t, false)
-	dial := func(options ...grpc.CallOption) *grpc.ClientConn {
-		c, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(options...))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
-	}
-	ours := dial(grpc.ForceCodecV2(codec{}))
-	for name, c := range map[string]struct {
-		first *outgoing
-		code  codes.Code
-	}{
-		"no greeting":      {&outgoing{header: header{kind: frameData}}, codes.InvalidArgument},
-		"not JSON":         {&outgoing{header: header{kind: frameHello, length: 1}, body: mem.SliceBuffer("{")}, codes.InvalidArgument},
-		"another protocol": {encode(frameHello, hello{Protocol: protocol + 1}), codes.FailedPrecondition},
-		"wrong length":     {&outgoing{header: header{kind: frameHello, length: 7}}, codes.Internal},
-	} {
-		stream, err := ours.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
-		if err != nil {
-			t.Fatal(err)
-		}
-		stream.SendMsg(c.first)
-		if err := stream.RecvMsg(new(incoming)); status.Code(err) != c.code {
-			t.Errorf("%s got %v, want %v", name, err, c.code)
-		} else {
-			t.Log(err)
-		}
-	}
-}
-
-func FuzzFrame(f *testing.F) {
-	for _, frame := range []*outgoing{{header: header{kind: frameData, length: 3}, body: mem.SliceBuffer("abc")}, encode(frameHello, hello{}), {}} {
-		data, err := codec{}.Marshal(frame)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data.Materialize())
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var in incoming
-		if (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &in) == nil && !in.shared && len(in.bytes()) != int(in.length) {
-			t.Errorf("%d bytes have a body of %d, the header says %d", len(b), len(in.bytes()), in.length)
-		}
-	})
 }

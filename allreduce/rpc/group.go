@@ -43,6 +43,7 @@ type group struct {
 	sockets []net.Conn         // to the right
 	clients []*grpc.ClientConn // to the right
 	taken   map[string]bool    // streams of the left neighbour that came
+	refusal string             // why the right neighbour was not reached at the last try
 	missing int                // streams of the left neighbour that have not come yet
 	whole   chan struct{}      // closed when missing is 0
 }

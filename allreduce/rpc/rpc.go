@@ -2,7 +2,8 @@
 // neighbour. Between processes of one machine the vectors' bytes go through shared memory, and the streams say where they lie.
 //
 // It owns the frames, the handshake, the signs of life and the ring's traffic. It must never import the protocol's messages,
-// tensors or a worker: frames are bytes of its own. Start reading at Server.Form (form.go), then group.go, then sum.go.
+// tensors or a worker: frames are bytes of its own. Start reading at Server.Form (form.go), then group.go, then sum.go; DESIGN.md
+// of the parent says why it is a ring.
 package rpc
 
 import (

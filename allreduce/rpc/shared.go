@@ -145,7 +145,7 @@ func (f *offer) open() ([]byte, error) {
 	if f.Size <= slotsOffset || len(f.Nonce) != nonceSize {
 		return nil, errors.New("an offer of shared memory makes no sense")
 	}
-	file, err := unix.Open(f.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	file, err := unix.Open(f.Path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // a pipe would wait for its writer
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", f.Path, err)
 	}

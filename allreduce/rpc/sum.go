@@ -74,7 +74,7 @@ func (w *work) next(want header) (*incoming, error) {
 		want.length = a.length
 		if a.total > allreduce.MaxMessage || uint64(a.length) != a.total {
 			a.free()
-			return nil, w.lane.group.protocol("message of %d bytes in a frame of %d", a.total, a.length)
+			return nil, w.lane.group.protocol("message of %d bytes, which may have %d, in a frame of %d", a.total, allreduce.MaxMessage, a.length)
 		}
 	}
 	if err := w.lane.check(&a.header, want); err != nil {
