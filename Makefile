@@ -195,7 +195,7 @@ race: libs
 # Ten minutes for each reader of files that strangers write.
 FUZZTIME ?= 10m
 fuzz: libs
-	@for target in data:FuzzList data:FuzzPack checkpoint:FuzzSafetensors checkpoint:FuzzPickle checkpoint:FuzzZip job:FuzzJobFile; do \
+	@for target in data:FuzzList data:FuzzPack checkpoint:FuzzSafetensors checkpoint:FuzzPickle checkpoint:FuzzZip job:FuzzJobFile allreduce:FuzzPairs allreduce/rpc:FuzzFrame; do \
 		go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
 
 vet: libs

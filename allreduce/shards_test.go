@@ -2,6 +2,7 @@ package allreduce_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -363,6 +364,103 @@ func TestSixteenBits(t *testing.T) {
 	if want := 2*short + 4*(length-short); meters[0].sent != steps*want {
 		t.Errorf("a sum took %d bytes, want %d", meters[0].sent/steps, want)
 	}
+}
+
+// dumbShort is the sum in 16 bits, without any loop that SumShards has. It changes the members' residuals.
+func dumbShort(residuals [][]float32, vectors [][][]float32) []float32 {
+	n, digits := len(residuals[0]), 15-bits.Len(uint(len(residuals)))
+	out := make([]float32, n)
+	for m, r := range residuals {
+		for _, v := range vectors[m] {
+			for i := range r {
+				r[i] += v[i]
+			}
+		}
+	}
+	for lo := 0; lo < n; lo += allreduce.Block {
+		hi := min(lo+allreduce.Block, n)
+		exponent := 32 - 126
+		for _, r := range residuals {
+			for _, x := range r[lo:hi] {
+				if _, e := math.Frexp(float64(x)); x != 0 {
+					exponent = max(exponent, e)
+				}
+			}
+		}
+		for i := lo; i < hi; i++ {
+			var sum float64
+			for _, r := range residuals {
+				whole := math.RoundToEven(math.Ldexp(float64(r[i]), digits-exponent))
+				sum += whole
+				r[i] = float32(float64(r[i]) - math.Ldexp(whole, exponent-digits))
+			}
+			out[i] = float32(math.Ldexp(sum, exponent-digits))
+		}
+	}
+	return out
+}
+
+func TestSixteenBitsAreThePlainSum(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for _, length := range []int{1, 2, 255, 256, 257, 511, 512, 513, 20*allreduce.Block + 33} {
+		for members := 1; members <= 4; members++ {
+			shards := 1 + r.IntN(6)
+			dealt := deal(r, shards, members)
+			residuals, dumb := make([][]float32, members), make([][]float32, members)
+			for m := range members {
+				residuals[m], dumb[m] = make([]float32, length), make([]float32, length)
+			}
+			groups := inproc.New(members)
+			for step := range 3 {
+				vectors := gradients(r, shards, length)
+				brought := make([][][]float32, members)
+				for m := range brought {
+					for _, s := range dealt[m] {
+						brought[m] = append(brought[m], vectors[s])
+					}
+				}
+				want := dumbShort(dumb, brought)
+				bucket := allreduce.Block * (1 + r.IntN(9))
+				outs, errs := sumOver(groups, dealt, vectors, func(m int, t *allreduce.Terms) { t.Residual, t.Bucket = residuals[m], bucket })
+				if err := errors.Join(errs...); err != nil {
+					t.Fatal(err)
+				}
+				for m := range outs {
+					if !slices.Equal(outs[m], want) || !slices.Equal(residuals[m], dumb[m]) {
+						t.Fatalf("%d elements, step %d: member %d of %d has another sum, or leaves out something else, than the plain sum", length, step, m, members)
+					}
+				}
+			}
+		}
+	}
+}
+
+// FuzzPairs packs any float32s, one exponent for each block, and takes them apart.
+func FuzzPairs(f *testing.F) {
+	f.Add([]byte{}, 14)
+	f.Add([]byte{0, 0, 128, 63, 0, 0, 0, 192, 255, 255, 127, 127}, 4)
+	f.Fuzz(func(t *testing.T, b []byte, digits int) {
+		digits = 4 + (digits%11+11)%11
+		x := make([]float32, len(b)/4)
+		for i := range x {
+			if x[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:])); math.Abs(float64(x[i])) < math.MaxFloat32/2 {
+				continue
+			}
+			x[i] = 1 // NaN, Inf, and what could round to it, never come this far
+		}
+		k := allreduce.Kernels{}.WithDefaults()
+		e := make([]byte, (len(x)+allreduce.Block-1)/allreduce.Block)
+		k.Exponents(e, x)
+		pairs, left, got := make([]int32, allreduce.Pairs(len(x))), slices.Clone(x), make([]float32, len(x))
+		k.Shorten(pairs, left, e, digits)
+		k.Lengthen(got, pairs, e, digits)
+		for i := range x {
+			unit := math.Ldexp(1, max(int(e[i/allreduce.Block]), 32)-126-digits)
+			if math.Abs(float64(left[i])) > unit/2 || got[i]+left[i] != x[i] {
+				t.Fatalf("element %d of %d: %g became %g and leaves %g; a unit is %g", i, len(x), x[i], got[i], left[i], unit)
+			}
+		}
+	})
 }
 
 func TestPlanIsARing(t *testing.T) {
