@@ -161,6 +161,9 @@ func (c *Console) epochRow(e Epoch) string {
 func (c *Console) validationRow(v Validation) string {
 	text := fmt.Sprintf("%8s %11s %8s %8s %9s   top-5 %s in %s", of(v.Epoch, v.Epochs), "validate", number(v.Loss), percent(v.Top1), rate(v.ImagesPerSecond),
 		percent(v.Top5), seconds(v.Seconds))
+	if v.Robust != nil {
+		text += fmt.Sprintf(", attacked %s of %d", percent(v.Robust.Top1), v.Robust.Images)
+	}
 	if v.Best {
 		return c.paint(bold, text) + c.paint(green, "  best")
 	}

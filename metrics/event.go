@@ -110,7 +110,16 @@ type Validation struct {
 	Top5            float64 `json:"top5"`
 	ImagesPerSecond float64 `json:"images_per_second"`
 	Seconds         float64 `json:"seconds"`
-	Best            bool    `json:"best"` // the best top-1 of the run so far
+	Best            bool    `json:"best"` // the best of the run so far, by top-1 or, where there is Robust, by its top-1
+	Robust          *Robust `json:"robust,omitempty"`
+}
+
+// Robust is how the network did on those images of a validation that were attacked.
+type Robust struct {
+	Images int     `json:"images"`
+	Loss   Value   `json:"loss"`
+	Top1   float64 `json:"top1"` // per cent
+	Top5   float64 `json:"top5"`
 }
 
 // Story is one sentence for people.

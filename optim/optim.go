@@ -152,6 +152,16 @@ func (o *Optimizer) Step(s *ops.Scope, grads torch.Tensor, u Update) {
 	}
 }
 
+// Reset forgets all updates: momentum and moments are zero, and the steps count from 0 again.
+func (o *Optimizer) Reset(s *ops.Scope) {
+	for _, f := range o.parts() {
+		f.CopyFrom(s, s.Zeros(ops.Float32, f.Len()))
+	}
+	if s.Err() == nil {
+		o.steps = 0
+	}
+}
+
 // Steps returns how many updates have been done, those before a Restore included.
 func (o *Optimizer) Steps() int { return o.steps }
 

@@ -11,6 +11,8 @@ type standing struct {
 	Whole bool     `json:"whole"` // it holds a state, at At
 	At    position `json:"at"`
 	Last  counts   `json:"last"` // of its last validation
+	// Robust is of the same under attack.
+	Robust counts `json:"robust"`
 
 	Kept    []position `json:"kept,omitempty"` // the snapshots that it can give
 	Copying position   `json:"copying"`        // of the snapshot that it is copying; nowhere: none
@@ -70,7 +72,7 @@ func agree(members []standing, known, saved int) plan {
 	for rank, m := range members {
 		switch {
 		case usable(m) && m.At == p.target:
-		case usable(m) && m.At.Done == p.target.Done && m.At.Validated+1 == p.target.Validated:
+		case usable(m) && m.At.Done == p.target.Done && m.At.Validated+1 == p.target.Validated && m.At.Replay == p.target.Replay:
 			p.adopt[rank] = true
 		case m.Copying != nowhere && m.Queued == p.target && len(p.givers(members, m.Copying)) > 0:
 			p.copies[rank] = m.Copying // it lacks no sum since then

@@ -35,7 +35,7 @@ func (r *replica) begin(ctx context.Context, path string) (own bool, err error) 
 			return false, err
 		}
 		if own { // another run's best is not in this one's directory
-			r.best = best{Score: Score{Top1: state.Meta.BestTop1, Top5: state.Meta.BestTop5}, epoch: state.Meta.BestEpoch, update: state.Meta.BestEpoch * r.steps()}
+			r.best = best{Score: Score{Top1: state.Meta.BestTop1, Top5: state.Meta.BestTop5}, epoch: state.Meta.BestEpoch, update: state.Meta.BestEpoch * r.steps(), weights: r.keptBest(state)}
 		}
 	case r.spec.Init != "":
 		state, err := checkpoint.Read(r.spec.Init)
@@ -53,7 +53,8 @@ func (r *replica) begin(ctx context.Context, path string) (own bool, err error) 
 // change runs what overwrites the state: until it has gone well there is none.
 func (r *replica) change(ctx context.Context, f func(s *ops.Scope) error) error {
 	r.forget()
-	r.whole, r.touched, r.best, r.last, r.epochs = false, true, best{}, tally{}, nil
+	r.whole, r.touched, r.best, r.last, r.robust, r.epochs = false, true, best{}, tally{}, tally{}, nil
+	r.at.Replay, r.signs = 0, nil
 	if err := r.device.Do(ctx, f); err != nil {
 		return advise(err)
 	}
@@ -116,6 +117,9 @@ func (r *replica) resume(s *ops.Scope, path string, state *checkpoint.State) err
 			path, meta.Epoch, done, r.train.Len(), r.spec.BatchSize, r.steps(), job.ErrConfig)
 	}
 	r.at = position{Done: done, Validated: meta.Epoch}
+	if err := r.resumeReplay(state); err != nil {
+		return fmt.Errorf("resume %s: %w", path, err)
+	}
 	if len(meta.Ledger) > 0 {
 		if err := json.Unmarshal(meta.Ledger, &r.epochs); err != nil {
 			return fmt.Errorf("resume %s: its ledger: %w", path, err)

@@ -34,10 +34,12 @@ type duplicate struct {
 	left  int // parts that have not arrived
 }
 
-// deed is one thing that moved the run on: an update's sum or, where that is nil, a validation's tally.
+// deed is one thing that moved the run on: an update's sums or, where the first is nil, a validation's tallies.
 type deed struct {
-	sum   []float32
-	tally tally
+	sum    []float32
+	signs  []int32 // of free adversarial training's perturbation; nil: it ends, or there is none
+	tally  tally
+	robust tally
 }
 
 type partState uint8
@@ -133,7 +135,7 @@ func (d *duplicate) fetchFrom(ctx context.Context, from donors, job string, view
 			}
 		}
 		kind, err := d.fetchRange(ctx, peer, &mppb.StateRequest{
-			Job: job, View: view, Update: uint64(d.at.Done), Validated: uint32(d.at.Validated), First: uint32(low), Last: uint32(high),
+			Job: job, View: view, Update: uint64(d.at.Done), Validated: uint32(d.at.Validated), Replay: uint32(d.at.Replay), First: uint32(low), Last: uint32(high),
 		})
 		d.release(low, high)
 		if err != nil {
@@ -250,12 +252,8 @@ func (d *duplicate) full(n int) bool {
 	return (len(d.queue)+1)*4*n > maxQueueBytes && len(d.queue) >= 4
 }
 
-// note queues what moved the run on.
-func (d *duplicate) note(x deed) {
+// note queues what moved the run on, to a position.
+func (d *duplicate) note(x deed, to position) {
 	d.queue = append(d.queue, x)
-	if x.sum != nil {
-		d.reach.Done++
-	} else {
-		d.reach.Validated++
-	}
+	d.reach = to
 }

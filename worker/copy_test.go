@@ -53,9 +53,9 @@ func bytesOfImage(t *testing.T, s *snapshot) []byte {
 }
 
 func TestSnapshotsTravelUnchanged(t *testing.T) {
-	s := aSnapshot(position{6, 1})
+	s := aSnapshot(position{6, 1, 0})
 	all := bytesOfImage(t, s)
-	if again := bytesOfImage(t, aSnapshot(position{6, 1})); !bytes.Equal(all, again) {
+	if again := bytesOfImage(t, aSnapshot(position{6, 1, 0})); !bytes.Equal(all, again) {
 		t.Error("equal states are not equal bytes")
 	}
 	got, err := readImage(all)
@@ -124,7 +124,7 @@ func (g testGivers) all() []giver {
 }
 
 func TestWhatDonorsMayDoWrong(t *testing.T) {
-	at := position{6, 1}
+	at := position{6, 1, 0}
 	right := aSnapshot(at)
 	other := aSnapshot(at)
 	other.state.Model[0].Data[5] ^= 1
@@ -167,14 +167,14 @@ func TestWhatDonorsMayDoWrong(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		g := testGivers{{state: right}}
 		go cancel()
-		if _, err := newDuplicate(position{7, 1}, func() {}).fetch(ctx, g, "j", 3, g.all()); !errors.Is(err, context.Canceled) {
+		if _, err := newDuplicate(position{7, 1, 0}, func() {}).fetch(ctx, g, "j", 3, g.all()); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v, want it to wait until the view ends", err)
 		}
 	})
 }
 
 func TestWhatHasArrivedIsNotAskedForAgain(t *testing.T) {
-	at := position{6, 1}
+	at := position{6, 1, 0}
 	sent := map[uint32]int{}
 	stop := errors.New("dies")
 	first := testGivers{{aSnapshot(at), func(p *mppb.StatePart) error {

@@ -71,13 +71,15 @@ type hand struct {
 	other func(*job.Spec)
 	// at is called before and after what a group does: see moment. Set it before the hand joins.
 	at func(h *hand, m moment)
+	// beats is called at each sign of life. Set it before the hand joins.
+	beats func(h *hand)
 	// part is called for each part of a state that this hand gives.
 	part func(h *hand, p *mppb.StatePart) error
 }
 
 // moment is a point in a view at which a test may break something.
 type moment struct {
-	phase  string // "agree", "before", "during", "after" a step's sum, "validate", "end"
+	phase  string // "agree", "before", "during", "after" a step's sum, "signs", "validate", "validated"
 	update int    // updates done by then in the whole run, when the sums of the view began to be counted
 }
 
@@ -333,7 +335,11 @@ func (c *crew) outcome() *mppb.Outcome {
 // control
 
 func (h *hand) orders() <-chan order { return h.views }
-func (h *hand) beat()                {}
+func (h *hand) beat() {
+	if h.beats != nil {
+		h.beats(h)
+	}
+}
 
 func (h *hand) steady(ctx context.Context) error { return ctx.Err() }
 

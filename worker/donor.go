@@ -99,7 +99,7 @@ func (d *donor) find(ctx context.Context, job string, at position) (*image, erro
 
 // State streams parts of a snapshot.
 func (d *donor) State(r *mppb.StateRequest, to grpc.ServerStreamingServer[mppb.StatePart]) error {
-	i, err := d.find(to.Context(), r.Job, position{int(r.Update), int(r.Validated)})
+	i, err := d.find(to.Context(), r.Job, position{Done: int(r.Update), Validated: int(r.Validated), Replay: int(r.Replay)})
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ type feed struct {
 	loader  *data.Loader
 	update  int // the one that delivery is in
 	given   int // shards of it that were delivered
+
+	held []*data.Batch // of the update under way, where several are made with a batch
+	of   int           // which that is
 }
 
 // newFeed starts to prepare shards from the replica's next update on to the last of the run. Close it.
@@ -34,7 +37,7 @@ func newFeed(r *replica, mine []int) (*feed, error) {
 	f.loader, err = data.NewLoader(data.LoaderConfig{
 		Images: r.train, Sampler: r.sampler, Recipe: recipe, Seed: r.spec.Seed, Shards: r.spec.Shards, Mine: mine,
 		FirstEpoch: r.at.Done / steps, FirstStep: r.at.Done % steps, Epochs: r.spec.Epochs,
-		Size: r.sizes.At, MaxSize: r.sizes.Max(), BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast,
+		Size: r.sizes.At, MaxSize: r.sizes.Max(), BFloat16: r.spec.Precision == job.BF16 && r.adversary == nil, ChannelsLast: r.spec.ChannelsLast,
 	})
 	if err != nil {
 		return nil, err
@@ -60,7 +63,7 @@ func (f *feed) serves(mine []int) bool {
 		return false
 	}
 	for _, s := range delivered {
-		if f.replica.size(s) > 0 && !f.replica.computed(s) {
+		if f.replica.size(s) > 0 && !f.replica.computed(s) && !f.holds(s) {
 			return false
 		}
 	}
@@ -78,8 +81,27 @@ func (f *feed) missing() []int {
 	return out
 }
 
-// next delivers the next shard of the replica's next update that is missing. Release it.
+// keeps says whether batches are needed again after their first update.
+func (f *feed) keeps() bool { return f.replica.spec.Replays() > 1 }
+
+// holds says whether a shard of the next update is here already.
+func (f *feed) holds(shard int) bool {
+	return f.of == f.replica.at.Done && slices.ContainsFunc(f.held, func(b *data.Batch) bool { return b.Shard == shard })
+}
+
+// next delivers the next shard of the replica's next update that is missing. Give it to done.
 func (f *feed) next(ctx context.Context) (*data.Batch, error) {
+	if f.of != f.replica.at.Done {
+		for _, b := range f.held {
+			b.Release()
+		}
+		f.held, f.of = nil, f.replica.at.Done
+	}
+	for _, b := range f.held {
+		if !f.replica.computed(b.Shard) {
+			return b, nil
+		}
+	}
 	for {
 		b, err := f.loader.Next(ctx)
 		if err != nil {
@@ -90,9 +112,22 @@ func (f *feed) next(ctx context.Context) (*data.Batch, error) {
 			f.given = 0
 			f.update++
 		}
-		if update == f.replica.at.Done && len(b.IDs) > 0 && !f.replica.computed(b.Shard) {
+		wanted := update == f.replica.at.Done && len(b.IDs) > 0
+		missing := wanted && !f.replica.computed(b.Shard)
+		if wanted && f.keeps() {
+			f.held = append(f.held, b)
+		} else if !missing {
+			b.Release()
+		}
+		if missing {
 			return b, nil
 		}
+	}
+}
+
+// done takes back what next delivered.
+func (f *feed) done(b *data.Batch) {
+	if !f.keeps() {
 		b.Release()
 	}
 }

@@ -10,6 +10,11 @@ type ledgerEntry struct {
 	From, To int
 	Images   uint64
 	Hash     uint64
+
+	// Where the job has a watchdog:
+	Top1    uint64 `json:",omitempty"` // images that were right in training, under its attack
+	Watched uint64 `json:",omitempty"` // images that the watchdog attacked after the epoch
+	Robust  uint64 `json:",omitempty"` // of them, those that stayed right
 }
 
 // book enters one update into a ledger whose last entry may be of its epoch.
@@ -21,6 +26,7 @@ func book(ledger []ledgerEntry, epoch, update int, t tally) []ledgerEntry {
 	e.To++
 	e.Images += t.images
 	e.Hash += t.hash
+	e.Top1 += t.top1
 	return ledger
 }
 

@@ -81,7 +81,7 @@ func (p *pace) reported(r *replica, now time.Time) metrics.Event {
 	steps := r.steps()
 	e := metrics.Event{Time: now, Kind: metrics.KindStep, Step: &metrics.Step{
 		Epoch: update/steps + 1, Epochs: r.spec.Epochs, Step: update%steps + 1, Steps: steps, Update: r.at.Done,
-		Loss: metrics.Value(s.Loss), Top1: s.Top1, Top5: s.Top5, ImagesPerSecond: p.meter.Rate(now), LearningRate: r.schedule.Rate(update),
+		Loss: metrics.Value(s.Loss), Top1: s.Top1, Top5: s.Top5, ImagesPerSecond: p.meter.Rate(now), LearningRate: r.schedule.Rate(r.updates(r.at) - 1),
 		GradientNorm: metrics.Value(r.norm), DataWait: p.waited.Seconds() / max(now.Sub(p.lap).Seconds(), 1e-9),
 		MemoryBytes: r.memory(), ETASeconds: p.meter.ETA(now).Seconds(),
 	}}

@@ -54,7 +54,7 @@ func (v *visit) agree(ctx context.Context) error {
 // standing is what this worker says of itself.
 func (v *visit) standing(trouble string) (standing, error) {
 	r := v.replica
-	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
+	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Robust: countsOf(r.robust), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
 	if c := v.copying; c != nil {
 		s.Whole, s.Copying, s.Queued = false, c.at, c.reach
 	}
@@ -123,7 +123,7 @@ func (v *visit) beganApart(one, other int) error {
 func (v *visit) takePlace() error {
 	r, p := v.replica, v.plan
 	if p.adopt[v.rank] {
-		if err := r.validated(v.members[p.donors[0]].Last.tally()); err != nil {
+		if err := r.validated(v.members[p.donors[0]].Last.tally(), v.members[p.donors[0]].Robust.tally()); err != nil {
 			return err
 		}
 	}
@@ -232,9 +232,9 @@ func (v *visit) install(ctx context.Context, err error) error {
 	v.fresh = nil
 	for _, x := range d.queue {
 		if x.sum == nil {
-			err = r.validated(x.tally)
+			err = r.validated(x.tally, x.robust)
 		} else {
-			_, err = r.commit(x.sum)
+			_, err = r.commit(x.sum, x.signs)
 		}
 		if err != nil {
 			return err
@@ -245,7 +245,7 @@ func (v *visit) install(ctx context.Context, err error) error {
 		return errors.New("copy state: the queue does not lead to where the group is")
 	}
 	v.copying = nil
-	v.pace = newPace(r.at.Done, r.total(), time.Now())
+	v.pace = newPace(r.updates(r.at), r.total()*r.spec.Replays(), time.Now())
 	v.log.Info("caught up", "job", v.job, "update", r.at.Done, "sums applied", len(d.queue))
 	v.tellWhere()
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	torch "github.com/wangkuiyi/gotorch"
 
@@ -39,6 +40,11 @@ type replica struct {
 	average   *optim.Average // of the weights, nil where the job has none
 	layout    layout
 
+	adversary *adversary   // nil: images are not attacked
+	signs     []int32      // of the perturbation of the batch under way: see replay.go
+	watched   []bool       // by validation image: the watchdog attacks it; nil: there is none
+	unmoved   torch.Tensor // the weights while they are perturbed; else undefined
+
 	before  torch.Tensor    // the model's buffers before the step
 	sum     *vector         // what the group adds up in a step
 	shards  map[int]*vector // finished shards of the next update
@@ -53,20 +59,23 @@ type replica struct {
 	norm    float64 // of the last step's gradient before clipping; 0 where nothing is clipped
 	best    best    // of all validations so far
 	last    tally   // of the last validation
+	robust  tally   // of the same, under attack
 	epochs  []ledgerEntry
 }
 
-// position is how far a run is. Positions are ordered: an epoch's validation comes after its last update.
+// position is how far a run is. Positions are ordered: an epoch's validation comes after its last update, and replays of a
+// batch after that.
 type position struct {
-	Done      int // updates done
-	Validated int // epochs done, validation included
+	Done      int `json:"done"`      // batches done, each with one update or, in free adversarial training, with several
+	Validated int `json:"validated"` // epochs done, validation included
+	Replay    int `json:"replay"`    // updates done with the batch under way
 }
 
 // nowhere is the position of no state.
-var nowhere = position{-1, -1}
+var nowhere = position{Done: -1, Validated: -1}
 
 func (p position) before(o position) bool {
-	return p.Done < o.Done || p.Done == o.Done && p.Validated < o.Validated
+	return slices.Compare([]int{p.Done, p.Validated, p.Replay}, []int{o.Done, o.Validated, o.Replay}) < 0
 }
 
 // best is the validation that the best checkpoint is of.
@@ -94,9 +103,13 @@ func newReplica(ctx context.Context, c replicaConfig) (*replica, error) {
 	if r.sampler, err = data.NewSampler(r.spec.Seed, c.train.Len(), r.spec.BatchSize, false); err != nil {
 		return nil, err
 	}
-	if r.schedule, err = optim.NewSchedule(r.spec.Schedule, r.spec.LR, r.spec.Warmup, r.spec.Epochs, r.sampler.Steps()); err != nil {
+	if r.schedule, err = optim.NewSchedule(r.spec.Schedule, r.spec.LR, r.spec.Warmup, r.spec.Epochs, r.sampler.Steps()*r.spec.Replays()); err != nil {
 		return nil, fmt.Errorf("%w: %w", job.ErrConfig, err)
 	}
+	if r.adversary, err = newAdversary(r); err != nil {
+		return nil, err
+	}
+	r.watched = watched(r.spec.AdvWatchImages, r.val.Len())
 	if err := r.device.Do(ctx, r.build); err != nil {
 		r.close()
 		return nil, advise(err)
@@ -144,7 +157,7 @@ func optimizerConfig(s job.Spec) optim.Config {
 	return c
 }
 
-// steps is the number of updates of an epoch; total of the run.
+// steps is the number of batches of an epoch; total of the run.
 func (r *replica) steps() int { return r.sampler.Steps() }
 func (r *replica) total() int { return r.spec.Epochs * r.sampler.Steps() }
 
@@ -178,6 +191,7 @@ func (r *replica) close() {
 		}
 		ops.Free(r.scratch)
 		ops.Free(r.before)
+		ops.Free(r.unmoved)
 		if r.average != nil {
 			r.average.Free()
 		}

@@ -118,8 +118,14 @@ func (s *saver) flush(ctx context.Context) error {
 func (s *saver) wait() { s.running.Wait() }
 
 // update and best name checkpoints by the update after which they stand.
-func updateName(done int) string { return fmt.Sprintf("update-%08d", done) }
-func bestName(done int) string   { return fmt.Sprintf("best-%08d", done) }
+func updateName(at position) string {
+	if at.Replay > 0 {
+		return fmt.Sprintf("update-%08d-%d", at.Done, at.Replay)
+	}
+	return fmt.Sprintf("update-%08d", at.Done)
+}
+
+func bestName(done int) string { return fmt.Sprintf("best-%08d", done) }
 
 // shelf is the library of a lone worker: the run's own directory.
 type shelf struct {

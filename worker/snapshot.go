@@ -26,6 +26,7 @@ type snapshot struct {
 	state  *checkpoint.State
 	best   best
 	last   tally
+	robust tally
 	epochs []ledgerEntry
 }
 
@@ -35,7 +36,7 @@ func (r *replica) snapshot() (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &snapshot{at: r.at, state: &checkpoint.State{Meta: meta}, best: r.best, last: r.last, epochs: slices.Clone(r.epochs)}
+	out := &snapshot{at: r.at, state: &checkpoint.State{Meta: meta}, best: r.best, last: r.last, robust: r.robust, epochs: slices.Clone(r.epochs)}
 	err = r.device.Do(context.Background(), func(*ops.Scope) error {
 		var err error
 		if out.state.Model, err = r.modelTensors(); err != nil {
@@ -56,12 +57,12 @@ func (r *replica) install(ctx context.Context, from *snapshot) error {
 	if err != nil {
 		return err
 	}
-	r.at, r.best, r.last, r.epochs = from.at, from.best, from.last, slices.Clone(from.epochs)
+	r.at, r.best, r.last, r.robust, r.epochs = from.at, from.best, from.last, from.robust, slices.Clone(from.epochs)
 	r.whole, r.moved = true, true
 	return nil
 }
 
-// optimizerTensors reads the optimizer's state and the average of the weights, in name order.
+// optimizerTensors reads the optimizer's state, the average of the weights and what adversarial training keeps, in name order.
 func (r *replica) optimizerTensors() ([]checkpoint.Tensor, error) {
 	state, err := r.optimizer.State()
 	if err == nil && r.average != nil {
@@ -77,6 +78,7 @@ func (r *replica) optimizerTensors() ([]checkpoint.Tensor, error) {
 		}
 		out[i] = checkpoint.Tensor{Name: t.Name, Shape: t.Shape, DType: d, Data: t.Data}
 	}
+	out = append(out, r.adversarialTensors()...)
 	sortTensors(out)
 	return out, err
 }
@@ -93,7 +95,7 @@ func (r *replica) modelTensors() ([]checkpoint.Tensor, error) {
 			out = append(out, checkpoint.Tensor{Name: p.Name, DType: checkpoint.F32, Shape: p.Shape, Data: bytes})
 			if name, ok := strings.CutSuffix(p.Name, varSuffix); ok {
 				out = append(out, checkpoint.Tensor{Name: name + batchesSuffix, DType: checkpoint.I64,
-					Data: binary.LittleEndian.AppendUint64(nil, uint64(r.at.Done))})
+					Data: binary.LittleEndian.AppendUint64(nil, uint64(r.updates(r.at)))})
 			}
 		}
 	}
@@ -119,7 +121,7 @@ func (r *replica) meta() (checkpoint.Meta, error) {
 	return checkpoint.Meta{
 		Arch: r.spec.Model, Epoch: r.at.Validated, Step: r.at.Done, Seed: r.spec.Seed,
 		BestTop1: r.best.Top1, BestTop5: r.best.Top5, BestEpoch: r.best.epoch,
-		LR: r.schedule.Rate(max(r.at.Done-1, 0)), BaseLR: r.spec.LR, Momentum: r.spec.Momentum, WeightDecay: r.spec.WeightDecay,
+		LR: r.schedule.Rate(max(r.updates(r.at)-1, 0)), BaseLR: r.spec.LR, Momentum: r.spec.Momentum, WeightDecay: r.spec.WeightDecay,
 		Job: spec, Ledger: ledger,
 	}, nil
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,7 +37,7 @@ func (v *visit) step(ctx context.Context) (tally, error) {
 			break
 		}
 		err = v.compute(ctx, b, nil)
-		b.Release()
+		v.feed.done(b)
 		if err != nil {
 			return tally{}, err
 		}
@@ -44,7 +45,11 @@ func (v *visit) step(ctx context.Context) (tally, error) {
 	if err := v.reduce(ctx, last); err != nil {
 		return tally{}, err
 	}
-	return r.commit(r.sum.host)
+	signs, err := v.sumSigns(ctx, r.at)
+	if err != nil {
+		return tally{}, err
+	}
+	return r.commit(r.sum.host, signs)
 }
 
 // compute makes one shard's vector.
@@ -54,7 +59,7 @@ func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error 
 	}
 	v.phase(mppb.Phase_COMPUTING)
 	began := time.Now()
-	if err := v.replica.shard(b, ready); err != nil {
+	if err := v.replica.shard(ctx, b, ready); err != nil {
 		return fmt.Errorf("shard %d: %w", b.Shard, advise(err))
 	}
 	v.pace.shard.add(time.Since(began))
@@ -69,7 +74,7 @@ func (v *visit) reduce(ctx context.Context, last *data.Batch) error {
 	if last == nil {
 		return v.exposed(func() error { return v.sum(ctx, v.terms(), r.sum.host) })
 	}
-	defer last.Release()
+	defer v.feed.done(last)
 	if !r.device.IsCPU() {
 		if err := v.compute(ctx, last, nil); err != nil {
 			return err
@@ -131,8 +136,8 @@ func (v *visit) terms() allreduce.Terms {
 
 // shard computes one shard's gradients, running statistics and tally, weighted by its share of the step's images. They
 // depend on the shard alone: every shard starts from the statistics before the step, and leaves them so. ready, which may
-// be nil, hears what is final.
-func (r *replica) shard(b *data.Batch, ready *ready) error {
+// be nil, hears what is final. ctx ends an attack between two of its steps, and nothing else.
+func (r *replica) shard(ctx context.Context, b *data.Batch, ready *ready) error {
 	into, err := r.slot(context.Background(), b.Shard)
 	if err != nil {
 		return err
@@ -141,9 +146,8 @@ func (r *replica) shard(b *data.Batch, ready *ready) error {
 	err = r.device.Do(context.Background(), func(s *ops.Scope) error {
 		whole, statistics := r.tensor(into), r.model.Buffers.Buffer()
 		s.CopyInto(r.before, statistics)
-		logits := r.model.Forward(s, images(s, b), model.Mode{Train: true, Keys: b.Keys}) // [N K]
-		loss := s.CrossEntropy(logits, targets(s, b), r.spec.LabelSmoothing, ops.ReduceMean)
-		scores, mean := ops.Values[float32](s, logits), s.Item(loss)
+		l := r.lesson(ctx, s, b)
+		scores, mean := ops.Values[float32](s, l.logits), s.Item(l.loss)
 		if err := s.Err(); err != nil {
 			return err
 		}
@@ -154,10 +158,12 @@ func (r *replica) shard(b *data.Batch, ready *ready) error {
 			s.CopyInto(s.Narrow(whole, 0, int64(r.layout.grads), int64(r.layout.stats)), s.Scale(statistics, weight))
 		}
 		writeLimbs(t, into.host[r.layout.tally:])
-		s.GradInto(s.Scale(loss, weight), r.model.Params, whole, ready.begin())
+		moves := s.GradIntoBeside(s.Scale(l.loss, weight), r.model.Params, whole, ready.begin(), l.images)
 		s.CopyInto(statistics, r.before) // not earlier: the backward pass wants them as the forward pass left them
+		into.signs = r.adversary.moved(s, l, moves)
 		return s.Err()
 	})
+	err = errors.Join(err, r.settle())
 	if err == nil {
 		err = r.toHost(into)
 	}
@@ -168,13 +174,34 @@ func (r *replica) shard(b *data.Batch, ready *ready) error {
 	return nil
 }
 
-// commit applies a sum over all shards: the only thing that moves a run on. It is the same wherever the sum came from.
-func (r *replica) commit(sum []float32) (tally, error) {
+// lesson is the loss of a shard, and what is counted of it.
+type lesson struct {
+	logits torch.Tensor // [N K], of the images that the loss is of
+	loss   torch.Tensor // their mean loss
+
+	// In free adversarial training:
+	images torch.Tensor // the leaf whose gradient moves the perturbation,
+	signs  torch.Tensor // which was eps times this [N 3 S S]
+	clean  []int        // images that have none
+}
+
+// lesson runs the network on a shard's images, attacked where the job says so.
+func (r *replica) lesson(ctx context.Context, s *ops.Scope, b *data.Batch) lesson {
+	if r.adversary != nil {
+		return r.adversary.lesson(ctx, s, b)
+	}
+	logits := r.model.Forward(s, images(s, b), model.Mode{Train: true, Keys: b.Keys})
+	return lesson{logits: logits, loss: s.CrossEntropy(logits, targets(s, b), r.spec.LabelSmoothing, ops.ReduceMean)}
+}
+
+// commit applies a sum over all shards, and what free adversarial training keeps beside: the only thing that moves a run on.
+// It is the same wherever the sum came from.
+func (r *replica) commit(sum []float32, signs []int32) (tally, error) {
 	t := readLimbs(sum[r.layout.tally:])
 	err := r.device.Do(context.Background(), func(s *ops.Scope) error {
 		whole := r.toDevice(s, sum)
 		grads := s.Narrow(whole, 0, 0, int64(r.layout.grads))
-		update := optim.Update{Rate: r.schedule.Rate(r.at.Done), Scale: 1, MaxNorm: r.spec.ClipGrad, Average: r.average}
+		update := optim.Update{Rate: r.schedule.Rate(r.updates(r.at)), Scale: 1, MaxNorm: r.spec.ClipGrad, Average: r.average}
 		if r.spec.ClipGrad > 0 {
 			update.Norm = s.Norm(grads)
 		}
@@ -192,8 +219,11 @@ func (r *replica) commit(sum []float32) (tally, error) {
 		r.whole = false // it may have changed in part
 		return tally{}, fmt.Errorf("update the weights: %w", advise(err))
 	}
-	r.epochs = book(r.epochs, r.at.Done/r.steps(), r.at.Done, t)
-	r.at.Done++
+	next := r.after(r.at)
+	if next.Replay == 0 { // of several updates with a batch the last one counts its images
+		r.epochs = book(r.epochs, r.at.Done/r.steps(), r.at.Done, t)
+	}
+	r.at, r.signs = next, signs
 	r.moved = true
 	r.forget()
 	return t, nil

@@ -116,7 +116,7 @@ func (s *Stepper) Join(ctx context.Context, addresses []string) error {
 	if err := v.agree(ctx); err != nil {
 		return err
 	}
-	v.pace = newPace(0, v.replica.total(), time.Now())
+	v.pace = newPace(0, v.replica.total()*v.replica.spec.Replays(), time.Now())
 	v.pace.pause(time.Now())
 	return nil
 }

@@ -72,13 +72,20 @@ func (g *tapped) Max(ctx context.Context, data []byte) error {
 }
 
 func (g *tapped) Sum(ctx context.Context, data []int32) error {
-	if len(data) == tallyLimbs && g.hand.engine.replica.validationDue(g.hand.engine.replica.at) {
+	if len(data) == 2*tallyLimbs && g.hand.engine.replica.validationDue(g.hand.engine.replica.at) {
 		g.tell("validate")
 		err := g.Group.Sum(ctx, data)
 		if err == nil {
 			g.tell("validated")
 		}
 		return err
+	}
+	g.mu.Lock()
+	signs := !g.inside // no exponents were agreed on: what free adversarial training sums beside
+	g.mu.Unlock()
+	if signs {
+		g.tell("signs")
+		return g.Group.Sum(ctx, data)
 	}
 	g.mu.Lock()
 	g.ops++

@@ -21,7 +21,13 @@ import (
 // once the replica has moved on.
 type scores struct {
 	at   position
-	done map[batchID]tally
+	done map[batchID]scored
+}
+
+// scored is what a batch, or several, amount to.
+type scored struct {
+	clean  tally
+	robust tally // of the watched images, attacked
 }
 
 type batchID struct{ part, step int }
@@ -30,34 +36,37 @@ type batchID struct{ part, step int }
 func (v *visit) validate(ctx context.Context) error {
 	v.phase(mppb.Phase_VALIDATING)
 	began := time.Now()
-	mine := tally{}
+	mine := scored{}
 	if v.copying == nil {
 		if v.scores.at != v.replica.at || v.scores.done == nil {
-			v.scores = scores{at: v.replica.at, done: map[batchID]tally{}}
+			v.scores = scores{at: v.replica.at, done: map[batchID]scored{}}
 		}
 		if err := v.score(ctx); err != nil {
 			return err
 		}
 		mine = v.myScores()
 	}
-	limbs := make([]int32, tallyLimbs)
-	writeLimbs(mine, limbs)
+	limbs := make([]int32, 2*tallyLimbs)
+	writeLimbs(mine.clean, limbs)
+	writeLimbs(mine.robust, limbs[tallyLimbs:])
 	if err := v.group.Sum(ctx, limbs); err != nil {
 		return err
 	}
-	all := readLimbs(limbs)
+	all := scored{clean: readLimbs(limbs), robust: readLimbs(limbs[tallyLimbs:])}
 	if v.copying != nil {
-		v.copying.note(deed{tally: all})
+		to := v.copying.reach
+		to.Validated++
+		v.copying.note(deed{tally: all.clean, robust: all.robust}, to)
 		return nil
 	}
-	if err := v.replica.validated(all); err != nil {
+	if err := v.replica.validated(all.clean, all.robust); err != nil {
 		return err
 	}
 	return v.afterValidation(all, time.Since(began))
 }
 
 // afterValidation saves and tells.
-func (v *visit) afterValidation(all tally, took time.Duration) error {
+func (v *visit) afterValidation(all scored, took time.Duration) error {
 	r := v.replica
 	isBest := r.best.epoch == r.at.Validated
 	v.tellWhere()
@@ -68,10 +77,14 @@ func (v *visit) afterValidation(all tally, took time.Duration) error {
 		if err := v.save(v.view); err != nil {
 			return err
 		}
-		s := all.score()
+		s := all.clean.score()
 		e := s.validation(r.at.Validated, r.spec.Epochs, r.at.Done)
 		e.Best, e.Seconds, e.ImagesPerSecond = isBest, took.Seconds(), float64(s.Images)/max(took.Seconds(), 1e-9)
+		if under := all.robust.score(); under.Images > 0 {
+			e.Robust = &metrics.Robust{Images: under.Images, Top1: under.Top1, Top5: under.Top5, Loss: metrics.Value(under.Loss)}
+		}
 		v.emit(metrics.Event{Kind: metrics.KindValidation, Validation: &e})
+		v.tellCollapse()
 	}
 	v.trim()
 	v.pace.start(time.Now())
@@ -142,7 +155,11 @@ func (v *visit) score(ctx context.Context) error {
 		}
 		t := count(logits, b.Labels)
 		t.lose(crossEntropy(logits, b.Labels), len(b.Labels))
-		v.scores.done[id] = t
+		under, err := r.endure(ctx, b)
+		if err != nil {
+			return err
+		}
+		v.scores.done[id] = scored{clean: t, robust: under}
 		v.control.beat()
 		v.scored(len(parts))
 		return nil
@@ -154,20 +171,21 @@ func (v *visit) score(ctx context.Context) error {
 func (v *visit) scored(parts int) {
 	if v.writes && parts > 0 {
 		v.emit(metrics.Event{Kind: metrics.KindProgress, Progress: &metrics.Progressed{
-			Title: "validate", Done: int64(v.myScores().images) * int64(v.replica.spec.Shards) / int64(len(v.parts())), Total: int64(v.replica.val.Len())}})
+			Title: "validate", Done: int64(v.myScores().clean.images) * int64(v.replica.spec.Shards) / int64(len(v.parts())), Total: int64(v.replica.val.Len())}})
 	}
 }
 
 // myScores sums the batches of this worker's parts.
-func (v *visit) myScores() tally {
-	var sum tally
+func (v *visit) myScores() scored {
+	var sum scored
 	mine := map[int]bool{}
 	for _, p := range v.parts() {
 		mine[p] = true
 	}
 	for id, t := range v.scores.done {
 		if mine[id.part] {
-			sum.add(t)
+			sum.clean.add(t.clean)
+			sum.robust.add(t.robust)
 		}
 	}
 	return sum
@@ -188,15 +206,16 @@ func (r *replica) swap(ctx context.Context) error {
 	return nil
 }
 
-// validated ends an epoch with its validation's tally: the only thing that chooses the best.
-func (r *replica) validated(t tally) error {
+// validated ends an epoch with its validation's tallies: the only thing that chooses the best.
+func (r *replica) validated(t, robust tally) error {
 	s := t.score()
-	isBest := r.best.epoch == 0 && r.best.Top1 == 0 || s.Top1 > r.best.Top1
-	r.last = t
+	isBest := r.better(s, robust)
+	r.note(robust)
+	r.last, r.robust = t, robust
 	r.at.Validated++
 	r.moved = true
 	if !isBest {
-		return nil
+		return r.goBack()
 	}
 	r.best = best{Score: s, epoch: r.at.Validated, update: r.at.Done}
 	now, err := r.snapshot()

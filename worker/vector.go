@@ -28,6 +28,7 @@ type vector struct {
 	host  []float32
 	whole torch.Tensor // on a CPU: the same memory as a tensor
 	final bool         // computed
+	signs []int32      // of the shard's perturbation after the update, in free adversarial training
 }
 
 // vector returns a spare vector or a new one; what it holds is left over.

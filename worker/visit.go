@@ -42,7 +42,7 @@ func (v *visit) run(ctx context.Context) error {
 	defer stop()
 	v.replica.whole = v.replica.whole && v.copying == nil // a state that others have left behind is of no use
 	if v.pace == nil {
-		v.pace = newPace(v.replica.at.Done, v.replica.total(), time.Now())
+		v.pace = newPace(v.replica.updates(v.replica.at), v.replica.total()*v.replica.spec.Replays(), time.Now())
 	}
 	v.tellWhere()
 	if ledger := recent(v.replica.epochs, true); v.copying == nil && len(ledger) > 0 {
@@ -77,6 +77,9 @@ func (v *visit) advance(ctx context.Context) error {
 			return err
 		}
 		at := v.reach()
+		if err := v.collapsed(ctx); err != nil {
+			return err
+		}
 		switch {
 		case r.finished(at):
 			return v.finish(ctx)
@@ -123,7 +126,12 @@ func (v *visit) update(ctx context.Context) error {
 		if err := v.sum(ctx, v.terms(), sum); err != nil {
 			return err
 		}
-		v.copying.note(deed{sum: sum})
+		at := v.copying.reach
+		signs, err := v.sumSigns(ctx, at)
+		if err != nil {
+			return err
+		}
+		v.copying.note(deed{sum: sum, signs: signs}, r.after(at))
 		return nil
 	}
 	v.phase(mppb.Phase_COMPUTING)
@@ -135,6 +143,9 @@ func (v *visit) update(ctx context.Context) error {
 	v.pace.did(t, now)
 	v.pace.summing.add(v.group.stepped())
 	v.tellWhere()
+	if r.at.Replay > 0 {
+		return nil
+	}
 	v.report(now)
 	steps := r.steps()
 	if every := r.spec.CheckpointEvery; v.writes && every > 0 && (r.at.Done%steps)%every == 0 && r.at.Done%steps != 0 {
