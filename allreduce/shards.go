@@ -86,7 +86,9 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	scaled := make(chan int, 1) // buckets whose exponents are known
+	// Buckets whose exponents are known. There is room for all: a member that waits for a piece of the sum must go on
+	// agreeing on exponents meanwhile, which those that make that piece may need first.
+	scaled := make(chan int, s.buckets())
 	agreed := make(chan error, 1)
 	go func() {
 		defer close(scaled)
@@ -162,6 +164,15 @@ func (s *shardSum) below(hi int) int {
 	return lo
 }
 
+// buckets is the number of buckets.
+func (s *shardSum) buckets() int {
+	n := 0
+	for hi := len(s.out); hi > 0; hi = s.below(hi) {
+		n++
+	}
+	return n
+}
+
 // firstBucket is the number of elements of the first bucket, where Bucket is larger.
 const firstBucket = 1 << 16
 
@@ -185,11 +196,7 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 		if err := s.group.Max(ctx, e); err != nil {
 			return err
 		}
-		select {
-		case scaled <- lo:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		scaled <- lo // there is room
 		hi = lo
 	}
 	return nil

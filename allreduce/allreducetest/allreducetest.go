@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ func Run(t *testing.T, newGroup New) {
 			exchanges(t, g)
 			atOnce(t, g)
 			shards(t, g)
+			sixteenBits(t, g)
+			notFinite(t, g)
 			for i, m := range g {
 				if m.Rank() != i || m.Size() != n || len(m.Skew()) != n {
 					t.Errorf("member %d of %d says it is %d of %d, with the lateness of %d", i, n, m.Rank(), m.Size(), len(m.Skew()))
@@ -153,7 +156,7 @@ func atOnce(t *testing.T, g []allreduce.Group) {
 // shards checks that a sum over shards has the bits of one member's own.
 func shards(t *testing.T, g []allreduce.Group) {
 	t.Helper()
-	const total, length = 5, 3000
+	const total, length = 5, 40_000 // many buckets: a member waits for sums whose exponents others do not know yet
 	vectors := make([][]float32, total)
 	for s := range vectors {
 		vectors[s] = make([]float32, length)
@@ -181,6 +184,71 @@ func shards(t *testing.T, g []allreduce.Group) {
 		}
 		return err
 	}))
+}
+
+// sixteenBits checks that a sum in which some elements travel in 16 bits has the bits, and leaves out what is left out,
+// when the group sums it in the way it likes best and in the plainest: bucket by bucket.
+func sixteenBits(t *testing.T, g []allreduce.Group) {
+	t.Helper()
+	const length = 30*allreduce.Block + 100
+	for _, short := range []int{length, 17 * allreduce.Block} {
+		sum := func(m allreduce.Group, out, residual []float32) error {
+			vector := make([]float32, length)
+			for step := range 3 {
+				for i := range vector {
+					vector[i] = float32(((m.Rank()+step)*7919+i*40503)%10007)/float32(1+i%19) - 300
+				}
+				terms := allreduce.Terms{Total: len(g), Shards: []int{m.Rank()}, Vectors: [][]float32{vector}, Bucket: 3 * allreduce.Block, Residual: residual}
+				if err := allreduce.SumShards(context.Background(), m, terms, out); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		type result struct{ out, residual []float32 }
+		run := func(way func(allreduce.Group) allreduce.Group) []result {
+			results := make([]result, len(g))
+			for r := range results {
+				results[r] = result{make([]float32, length), make([]float32, short)}
+			}
+			must(t, all(g, func(m allreduce.Group) error { return sum(way(m), results[m.Rank()].out, results[m.Rank()].residual) }))
+			return results
+		}
+		best := run(func(m allreduce.Group) allreduce.Group { return m })
+		plain := run(func(m allreduce.Group) allreduce.Group { return struct{ allreduce.Group }{m} })
+		for r := range g {
+			if !slices.Equal(best[r].out, best[0].out) {
+				t.Errorf("%d of %d elements in 16 bits: member %d has other bits than member 0", short, length, r)
+			}
+			if !slices.Equal(best[r].out, plain[r].out) || !slices.Equal(best[r].residual, plain[r].residual) {
+				t.Errorf("%d of %d elements in 16 bits: member %d has other bits than bucket by bucket", short, length, r)
+			}
+		}
+	}
+}
+
+// notFinite checks that all members hear whose shard has a value that is no number, and go on.
+func notFinite(t *testing.T, g []allreduce.Group) {
+	t.Helper()
+	bad := len(g) - 1
+	for _, short := range []int{0, 4 * allreduce.Block, 20 * allreduce.Block} {
+		for _, value := range []float32{float32(math.NaN()), float32(math.Inf(-1)), 1} {
+			errs := all(g, func(m allreduce.Group) error {
+				vector := make([]float32, 20*allreduce.Block)
+				if m.Rank() == bad {
+					vector[2000] = value
+				}
+				terms := allreduce.Terms{Total: len(g), Shards: []int{m.Rank()}, Vectors: [][]float32{vector}, Bucket: 3 * allreduce.Block, Residual: make([]float32, short)}
+				return allreduce.SumShards(context.Background(), m, terms, make([]float32, len(vector)))
+			})
+			for r, err := range errs {
+				var e *allreduce.NotFiniteError
+				if named := errors.As(err, &e) && *e == (allreduce.NotFiniteError{Rank: bad, Shard: bad, Element: 2000}); named != (value != 1) {
+					t.Fatalf("member %d got %v of a sum with %g in element 2000 of rank %d's shard", r, err, value, bad)
+				}
+			}
+		}
+	}
 }
 
 // alone is the group of one member, in the plainest form.
