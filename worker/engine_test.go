@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"mp/allreduce"
@@ -130,4 +131,27 @@ func TestWorkersBeginWithTheSameFileOrNotAtAll(t *testing.T) {
 	alone := want(t, s, p)
 	s.Resume = ""
 	with(one, filepath.Join(one, "nowhere")).check(alone) // who cannot read it copies
+}
+
+// A worker that is slow must not pass for one that hangs: each shard and each batch of a validation is a sign of life.
+func TestEveryPieceOfWorkIsASignOfLife(t *testing.T) {
+	s := cheap(t)
+	s.Epochs, s.ValBatch = 1, 1
+	c := newCrew(t, s, packs(t))
+	var beats, before, after, validated atomic.Int64
+	c.hire(func(h *hand, m moment) {
+		switch m {
+		case moment{"before", 0}: // three of four shards, and no sum yet
+			before.Store(beats.Load())
+		case moment{"after", 6}:
+			after.Store(beats.Load())
+		case moment{"validate", 6}:
+			validated.Store(beats.Load())
+		}
+	}).beats = func(*hand) { beats.Add(1) }
+	c.join()
+	c.outcome()
+	if shards, batches := before.Load(), validated.Load()-after.Load(); shards < 3 || batches < 12 {
+		t.Errorf("%d beats before the first sum, %d in a validation of 12 batches; want at least 3 and 12", shards, batches)
+	}
 }

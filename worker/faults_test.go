@@ -66,7 +66,7 @@ func aDeath(t *testing.T, o undisturbed) {
 		{"agree", 0}, {"before", 2}, {"during", 2}, {"after", 3}, {"validate", 6}, {"validated", 6}, {"before", 7}, {"after", 11}, {"agree", 12},
 	} {
 		for who := range uint64(3) {
-			if testing.Short() && who != uint64(m.update)%3 {
+			if !everything && who != uint64(m.update)%3 {
 				continue
 			}
 			t.Run(fmt.Sprintf("worker %d %s update %d", who+1, m.phase, m.update), func(t *testing.T) {
@@ -325,6 +325,44 @@ func backAgain(t *testing.T, o undisturbed) {
 	c.check(o.result)
 	if story := strings.Join(c.views, "; "); !strings.Contains(story, "worker 3 is back (3 members)") {
 		t.Errorf("views are %s", story)
+	}
+}
+
+// Each network has something of its own that a fault could spoil: running statistics, the steps of AdamW, what is dropped.
+func TestNoFaultChangesABitOfOtherNetworks(t *testing.T) {
+	t.Parallel()
+	p := packs(t)
+	for _, model := range []string{job.ModelSceneNet, job.ModelSimpleViT} {
+		t.Run(model, func(t *testing.T) {
+			s := short(t, model, 4)
+			s.Epochs = 1
+			if model != job.ModelSimpleViT {
+				s.ImageSize = "48"
+			}
+			o := undisturbed{packs: p, spec: s, result: want(t, s, p)}
+			t.Run("a death and a joiner", func(t *testing.T) { deathAndJoiner(t, o) })
+			t.Run("resumed by three", func(t *testing.T) { resumed(t, o) })
+		})
+	}
+}
+
+// deathAndJoiner lets one of three die in its second sum, and another join who copies its state two updates later.
+func deathAndJoiner(t *testing.T, o undisturbed) {
+	c := newCrew(t, o.spec, o.packs)
+	dies, joins := once(3, moment{"during", 1}, c.kill), once(1, moment{"after", 2}, func(*hand) {
+		c.hire(nil)
+		c.join()
+	})
+	for range 3 {
+		c.hire(func(h *hand, m moment) {
+			dies(h, m)
+			joins(h, m)
+		})
+	}
+	c.join()
+	c.check(o.result)
+	if story := strings.Join(c.views, "; "); !strings.Contains(story, "worker 3 died (2 members)") || !strings.Contains(story, "join (3 members)") {
+		t.Errorf("views are %s; want a death and then a joiner", story)
 	}
 }
 

@@ -80,9 +80,10 @@ func (c NodeConfig) Validate() error {
 // Node is a worker of a cluster: it belongs to a coordinator, computes what its views say, and serves one job after
 // another.
 type Node struct {
-	c     NodeConfig
-	drain chan struct{} // closed by Drain
-	once  sync.Once
+	c        NodeConfig
+	patience time.Duration // how long it waits for leave
+	drain    chan struct{} // closed by Drain
+	once     sync.Once
 }
 
 // NewNode checks the configuration.
@@ -93,15 +94,21 @@ func NewNode(c NodeConfig) (*Node, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Node{c: c, drain: make(chan struct{})}, nil
+	return &Node{c: c, patience: drainPatience, drain: make(chan struct{})}, nil
 }
 
 // Drain asks the node to leave in peace: it goes on computing until the coordinator has given its shards to others, 8
 // seconds at most, and Run returns ErrDrained. It returns at once; a second call does nothing. Safe for concurrent use.
 func (n *Node) Drain() { n.once.Do(func() { close(n.drain) }) }
 
-// drainPatience is how long a node that was asked to leave waits for leave.
-const drainPatience = 8 * time.Second
+// Times of a node that was asked to leave, so that it is gone within ten seconds: drainPatience for leave and for a
+// checkpoint that is on its way, which has lastMoment even if leave took all of that; where no coordinator answers only
+// awayPatience, because NATS may be away with it and the last metrics are waited for too.
+const (
+	drainPatience = 8 * time.Second
+	awayPatience  = 5 * time.Second
+	lastMoment    = time.Second
+)
 
 // Run belongs to the cluster until the coordinator has nothing left to do (nil), Drain (ErrDrained), a refusal
 // (ErrRefused), something that only this worker can be blamed for, or the end of ctx, at which it stops at once as if it
@@ -138,12 +145,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}()
 	drain := n.drain
 	var patience <-chan time.Time
+	asked := time.Now()
 	for {
 		select {
 		case err := <-belonged:
 			belonged <- err
 			if errors.Is(err, ErrDrained) {
-				n.bringAway(ctx, e)
+				n.bringAway(ctx, e, max(n.patience-time.Since(asked), lastMoment))
 			}
 			return n.left(ctx, err)
 		case err := <-computed:
@@ -154,21 +162,24 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			}
 			return ctx.Err()
 		case <-drain:
-			drain = nil
-			if !s.belongs() {
+			drain, asked = nil, time.Now()
+			if s.me() == 0 {
 				return fmt.Errorf("leave before anybody had need of this worker: %w", ErrDrained)
 			}
+			if !s.belongs() { // the leader may be changing, and this worker alone may have the state
+				n.patience = min(n.patience, awayPatience)
+			}
 			s.post(func(st *mppb.Status) { st.Leaving = true })
-			patience = time.After(drainPatience)
+			patience = time.After(n.patience)
 		case <-patience:
-			return fmt.Errorf("nobody gave this worker leave within %s: %w", drainPatience, ErrDrained)
+			return fmt.Errorf("nobody gave this worker leave within %s: %w", n.patience, ErrDrained)
 		}
 	}
 }
 
 // bringAway lets a checkpoint that is on its way arrive: nobody else may have the state.
-func (n *Node) bringAway(ctx context.Context, e *engine) {
-	ctx, cancel := context.WithTimeout(ctx, drainPatience/2)
+func (n *Node) bringAway(ctx context.Context, e *engine, within time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	if err := e.saver.flush(ctx); err != nil {
 		n.c.Logger.Warn("left before a checkpoint was brought away", "reason", err)

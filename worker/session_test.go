@@ -73,8 +73,8 @@ func (c *call) until(right func(*mppb.Status) bool) (*mppb.Status, error) {
 	}
 }
 
-// belong runs a session against a script until it ends.
-func belong(t *testing.T, sessions ...func(*call) error) (s *session, ended chan error) {
+// perform serves a script until the end of the test and returns its address.
+func perform(t *testing.T, sessions ...func(*call) error) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -84,7 +84,17 @@ func belong(t *testing.T, sessions ...func(*call) error) (s *session, ended chan
 	mppb.RegisterControlServer(server, &script{sessions: sessions})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{l.Addr().String()}})
+	t.Cleanup(func() {
+		server.Stop()
+		<-served
+	})
+	return l.Addr().String()
+}
+
+// belong runs a session against a script until it ends.
+func belong(t *testing.T, sessions ...func(*call) error) (s *session, ended chan error) {
+	t.Helper()
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{perform(t, sessions...)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,8 +110,6 @@ func belong(t *testing.T, sessions ...func(*call) error) (s *session, ended chan
 		cancel()
 		<-finished
 		client.Close()
-		server.Stop()
-		<-served
 	})
 	return s, ended
 }

@@ -3,10 +3,12 @@ package testcluster
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"mp/checkpoint"
 	"mp/job"
 	"mp/mppb"
 	"mp/worker"
@@ -53,8 +55,11 @@ func sameBitsBy(t *testing.T, model string, workers ...int) {
 }
 
 // One run through everything that may happen to workers ends as the undisturbed one does.
-func TestWorkersComeAndGo(t *testing.T) {
-	s := Spec(t, job.ModelSceneNet, 8)
+func TestWorkersComeAndGo(t *testing.T) { comeAndGo(t, job.ModelSceneNet) }
+
+func comeAndGo(t *testing.T, model string) {
+	t.Helper()
+	s := Spec(t, model, 8)
 	want := alone(t, s)
 	k := New(t, Config{})
 	one, two := k.Start("1"), k.Start("2")
@@ -79,8 +84,11 @@ func TestWorkersComeAndGo(t *testing.T) {
 	}
 }
 
-func TestLeaderDies(t *testing.T) {
-	s := Spec(t, job.ModelSceneNet, 6)
+func TestLeaderDies(t *testing.T) { leaderDies(t, job.ModelSceneNet) }
+
+func leaderDies(t *testing.T, model string) {
+	t.Helper()
+	s := Spec(t, model, 6)
 	want := alone(t, s)
 	k := New(t, Config{Coordinators: 3, FailAfter: time.Second})
 	k.Start("1")
@@ -100,8 +108,11 @@ func TestLeaderDies(t *testing.T) {
 func goesOn(d *mppb.JobDetail) bool { return d.Job.State == mppb.Job_RUNNING }
 
 // Everything goes and comes back: the job goes on by itself from its last checkpoint.
-func TestEverythingIsStartedAgain(t *testing.T) {
-	s := Spec(t, job.ModelSceneNet, 4)
+func TestEverythingIsStartedAgain(t *testing.T) { everythingAgain(t, job.ModelSceneNet) }
+
+func everythingAgain(t *testing.T, model string) {
+	t.Helper()
+	s := Spec(t, model, 4)
 	s.CheckpointEvery = 3
 	want := alone(t, s)
 	k := New(t, Config{Coordinators: 3, FailAfter: time.Second})
@@ -162,6 +173,34 @@ func TestBelowTheMinimumTheJobWaits(t *testing.T) {
 	}
 	k.Start("2")
 	SameBits(t, "a wait for workers", k.Finish(id), want)
+}
+
+// A finished run lies whole on every coordinator's machine, whoever led and whoever wrote it.
+func TestAFinishedRunIsFetchedFromAnyNode(t *testing.T) {
+	k := New(t, Config{Coordinators: 3})
+	k.Start("1")
+	k.Start("2")
+	id := k.Submit(Spec(t, job.ModelSimpleNet, 2))
+	out := k.Finish(id)
+	for i := range 3 {
+		best, latest := "", ""
+		k.Eventually(fmt.Sprintf("node %d to have the whole run", i), func() bool {
+			dir, err := k.Fetch(i, id)
+			if err == nil {
+				best, _, err = checkpoint.Best(dir)
+			}
+			if err == nil {
+				latest, _, err = checkpoint.Latest(dir)
+			}
+			return err == nil && filepath.Base(best) == out.Checkpoint && filepath.Base(latest) == "update-00000014"
+		})
+		last, err := checkpoint.Read(latest)
+		if err != nil {
+			t.Errorf("node %d: %v", i, err)
+		} else if got := checkpoint.Digest(last.Model); got != out.Sha256 {
+			t.Errorf("node %d gives out weights %.12s, want %.12s", i, got, out.Sha256)
+		}
+	}
 }
 
 // A worker that cannot belong is refused with one clear error, and the job does not mind.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -271,6 +272,49 @@ func (k *Cluster) Until(id, what string, ok func(*mppb.JobDetail) bool) *mppb.Jo
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// Eventually waits for something to become true.
+func (k *Cluster) Eventually(what string, ok func() bool) {
+	k.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			k.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// Fetch asks one coordinator, counted from 0, for the files of a job's run as it knows them now, and returns the folder with
+// them. A node that is behind may name a file that is no more: that is an error.
+func (k *Cluster) Fetch(i int, id string) (dir string, err error) {
+	k.t.Helper()
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{k.nodes[i].address}, FailAfter: k.config.FailAfter})
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var list *mppb.FileList
+	err = client.Do(ctx, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		var err error
+		list, err = mppb.NewClusterClient(conn).ListFiles(ctx, &mppb.JobName{Id: id})
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	dir = k.t.TempDir()
+	for _, f := range list.Files {
+		to := filepath.Join(dir, f.Path)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return "", err
+		}
+		if _, err := client.Download(ctx, &mppb.FileName{Job: id, Path: f.Path}, to); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 }
 
 // Finish waits for a job's end and checks that its ledger proves every epoch.
