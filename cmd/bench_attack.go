@@ -52,14 +52,20 @@ type benchAttackOptions struct {
 // newBenchAttackCommand returns `mp bench attack`.
 func newBenchAttackCommand(e *env) *cobra.Command {
 	var o benchAttackOptions
+	var training benchTraining
 	c := &cobra.Command{
 		Use:   "attack",
 		Short: "Images a second of PGD on SimpleNet, beside torchattacks on the same libtorch in the same run",
 		Long: "attack measures PGD with every step taken for every image (mp attack stops with images that err already), ours and\n" +
 			"torchattacks' in turn, each a process of its own. Rows: the same precision and layout on both sides; then a worker a core\n" +
-			"of ours, channels last, beside torchattacks in fp32 as it comes. `make attack-compare` fetches torchattacks.",
+			"of ours, channels last, beside torchattacks in fp32 as it comes. `make attack-compare` fetches torchattacks.\n\n" +
+			"--training measures instead how many times as long an update of adversarial training takes as one of natural training,\n" +
+			"from a pack of painted images, channels last; it needs no Python.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if training.on {
+				return training.run(c.Context(), e, o)
+			}
 			if o.measure != "" {
 				return measureAttack(c.Context(), e, o.measure)
 			}
@@ -75,6 +81,7 @@ func newBenchAttackCommand(e *env) *cobra.Command {
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.BoolVar(&o.crewBF16, "crew-bf16", false, "a worker a core computes in bf16, for machines with instructions for it")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
+	training.add(c)
 	o.peer.add(c)
 	addMeasure(c, &o.measure)
 	return c

@@ -53,6 +53,21 @@ func (o *benchTraining) run(ctx context.Context, e *env, a benchAttackOptions) e
 	if a.Batch < 1 || a.repetitions < 1 || a.Threads < 0 || !(a.Seconds >= 0) || o.size < 32 || o.size > 256 {
 		return fmt.Errorf("%w: want --batch-size and --repetitions of at least 1, --image-size of 32 to 256, --threads and --seconds not negative", job.ErrConfig)
 	}
+	base := stepSpec{Mode: modeChannelsLast, Batch: a.Batch, Size: o.size, Threads: a.Threads, Seconds: a.Seconds, Workers: 1, Shards: 1}
+	if base.Threads == 0 {
+		base.Threads = defaultThreads()
+	}
+	if slices.Equal(a.modes, []string{modeBF16}) {
+		base.Mode = modeBF16
+	}
+	for _, model := range o.models {
+		for _, strategy := range o.strategies {
+			base.Model = model
+			if _, err := (trainingSpec{base, strategy}).job(); err != nil {
+				return err
+			}
+		}
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program, to measure in processes of its own: %w", err)
@@ -65,13 +80,7 @@ func (o *benchTraining) run(ctx context.Context, e *env, a benchAttackOptions) e
 	if err := paintImages(ctx, images, a.Batch); err != nil {
 		return err
 	}
-	base := stepSpec{Mode: modeChannelsLast, Batch: a.Batch, Size: o.size, Threads: a.Threads, Seconds: a.Seconds, Workers: 1, Shards: 1, Dir: images, Data: images}
-	if base.Threads == 0 {
-		base.Threads = defaultThreads()
-	}
-	if slices.Equal(a.modes, []string{modeBF16}) {
-		base.Mode = modeBF16
-	}
+	base.Dir, base.Data = images, images
 	var rows []benchRow
 	for _, model := range o.models {
 		base.Model = model
@@ -79,11 +88,7 @@ func (o *benchTraining) run(ctx context.Context, e *env, a benchAttackOptions) e
 		for range a.repetitions {
 			var natural trainingTimes
 			for _, strategy := range append([]string{job.AdversarialNone}, o.strategies...) {
-				spec := trainingSpec{base, strategy}
-				if _, err := spec.job(); err != nil {
-					return err
-				}
-				t, err := trainingProcess(ctx, program, spec)
+				t, err := trainingProcess(ctx, program, trainingSpec{base, strategy})
 				if err != nil {
 					return fmt.Errorf("measure %s %s: %w", model, strategy, err)
 				}
