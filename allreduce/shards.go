@@ -49,7 +49,7 @@ type Terms struct {
 	// with 0. It is called from a goroutine of SumShards that ends before SumShards does. Nil: everything is final.
 	Ready func(ctx context.Context, lo int) error
 	// Bucket is the greatest number of elements whose exponents are agreed on in one operation, a multiple of Block and
-	// the same on every member; 0: DefaultBucket.
+	// the same on every member; 0: 1 MB, and from 16 members on Size/8 MB.
 	Bucket int
 	// Kernels are the loops over elements; nil functions: plain Go.
 	Kernels Kernels
@@ -61,8 +61,8 @@ type Terms struct {
 	Residual []float32
 }
 
-// DefaultBucket is 2 MB of a vector: what is read for its exponents is still in a cache when it is summed.
-const DefaultBucket = 1 << 18
+// defaultBucket is 1 MB of a vector, up to 15 members: what is read for its exponents is still in a cache when it is summed.
+const defaultBucket = 1 << 18
 
 // SumShards sets out to the sum of the vectors of all shards of all members. All members call it with vectors of one
 // length; each of them gets the same bits, and they depend on the shards alone: not on which member brings which, on how
@@ -81,8 +81,10 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), pairs: blocks(Pairs(len(t.Residual))) * Block,
 		exponents: make([]byte, blocks(len(out))), known: len(out)}
 	s.Kernels = t.Kernels.WithDefaults()
+	many := max(1, g.Size()/8) // a bucket's agreement takes as many messages one after another as there are members
+	s.first = firstBucket * many
 	if s.Bucket == 0 {
-		s.Bucket = DefaultBucket
+		s.Bucket = defaultBucket * many
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -143,6 +145,7 @@ type shardSum struct {
 	Terms
 	group     Group
 	out       []float32
+	first     int    // elements of the first bucket, if Bucket is larger
 	bits      int    // magnitude of a shard's integers
 	pairs     int    // integers in which Residual's elements travel, filled up to a multiple of Block
 	exponents []byte // one a block of out
@@ -153,7 +156,7 @@ type shardSum struct {
 // below is the beginning of the bucket that ends before element hi. The first buckets are small, so that the sum can begin.
 func (s *shardSum) below(hi int) int {
 	n := s.Bucket
-	for n > firstBucket && n > 2*(len(s.out)-hi) {
+	for n > s.first && n > 2*(len(s.out)-hi) {
 		n /= 2
 	}
 	n = n / Block * Block
@@ -173,7 +176,7 @@ func (s *shardSum) buckets() int {
 	return n
 }
 
-// firstBucket is the number of elements of the first bucket, where Bucket is larger.
+// firstBucket is the number of elements of the first bucket where Bucket is larger, up to 15 members.
 const firstBucket = 1 << 16
 
 // agree finds the exponents of all buckets, the last bucket first, and sends where each bucket begins.

@@ -156,7 +156,7 @@ func atOnce(t *testing.T, g []allreduce.Group) {
 // shards checks that a sum over shards has the bits of one member's own.
 func shards(t *testing.T, g []allreduce.Group) {
 	t.Helper()
-	const total, length = 5, 40_000 // many buckets: a member waits for sums whose exponents others do not know yet
+	const total, length = 5, 20_000 // many buckets: a member waits for sums whose exponents others do not know yet
 	vectors := make([][]float32, total)
 	for s := range vectors {
 		vectors[s] = make([]float32, length)
