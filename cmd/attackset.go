@@ -95,6 +95,7 @@ func evaluateSet(ctx context.Context, e *env, n networkFlags, a savedAttack) err
 func (v *savedSet) score(ctx context.Context, networks worker.Evaluation, n networkFlags, progress func(int64)) (worker.Score, error) {
 	const values = 3 * pixel.Side * pixel.Side
 	out := worker.Score{Images: len(v.labels)}
+	var right1, right5 int
 	for from := 0; from < len(v.labels); from += n.batch {
 		to := min(from+n.batch, len(v.labels))
 		err := networks.Device.Do(ctx, func(s *ops.Scope) error {
@@ -113,10 +114,10 @@ func (v *savedSet) score(ctx context.Context, networks worker.Evaluation, n netw
 				for i, row := range topRows(s, p) {
 					label := v.labels[from+i]
 					if row[0] == int(label) {
-						out.Top1 += 100 / float64(out.Images)
+						right1++
 					}
 					if slices.Contains(row, int(label)) {
-						out.Top5 += 100 / float64(out.Images)
+						right5++
 					}
 					k := len(flat) / (to - from)
 					out.Loss -= math.Log(max(flat[i*k+int(label)], math.SmallestNonzeroFloat64)) / float64(out.Images)
@@ -129,5 +130,6 @@ func (v *savedSet) score(ctx context.Context, networks worker.Evaluation, n netw
 		}
 		progress(int64(to - from))
 	}
+	out.Top1, out.Top5 = 100*float64(right1)/float64(out.Images), 100*float64(right5)/float64(out.Images)
 	return out, nil
 }

@@ -250,7 +250,11 @@ func printExplained(e *env, o explainOptions, result explained) error {
 			"correlation with the maps of the same network with random weights, near 0 is good, near 1 explains no network")
 	}
 	if n := len(result.Sheets); n > 0 {
-		fmt.Fprintf(e.human(), "%d pictures: %s ...\n", n, result.Sheets[0])
+		what := "1 picture: " + result.Sheets[0]
+		if n > 1 {
+			what = fmt.Sprintf("%d pictures: %s ...", n, result.Sheets[0])
+		}
+		fmt.Fprintln(e.human(), what)
 	}
 	return nil
 }

@@ -151,8 +151,12 @@ func (v *visit) open() {
 	if err != nil || v.replica.moved {
 		return // a description is no reason to stop
 	}
+	threads := "1 thread"
+	if n := v.device.Threads(); n > 1 {
+		threads = fmt.Sprintf("%d threads", n)
+	}
 	v.emit(metrics.Event{Kind: metrics.KindStart, Start: &metrics.Start{
-		Directory: v.view.Directory, Device: fmt.Sprintf("%s, %d threads", v.device, v.device.Threads()),
+		Directory: v.view.Directory, Device: fmt.Sprintf("%s, %s", v.device, threads),
 		Update: v.replica.at.Done, Updates: v.replica.total(), Job: meta.Job, Version: v.version,
 	}})
 }
