@@ -60,14 +60,6 @@ func (o *benchTraining) run(ctx context.Context, e *env, a benchAttackOptions) e
 	if slices.Equal(a.modes, []string{modeBF16}) {
 		base.Mode = modeBF16
 	}
-	for _, model := range o.models {
-		for _, strategy := range o.strategies {
-			base.Model = model
-			if _, err := (trainingSpec{base, strategy}).job(); err != nil {
-				return err
-			}
-		}
-	}
 	program, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program, to measure in processes of its own: %w", err)
@@ -81,6 +73,17 @@ func (o *benchTraining) run(ctx context.Context, e *env, a benchAttackOptions) e
 		return err
 	}
 	base.Dir, base.Data = images, images
+	for _, model := range o.models {
+		for _, strategy := range o.strategies {
+			if strategy == job.AdversarialNone {
+				return fmt.Errorf("%w: --strategy none is what the others are compared with: leave it out", job.ErrConfig)
+			}
+			base.Model = model
+			if _, err := (trainingSpec{base, strategy}).job(); err != nil {
+				return err
+			}
+		}
+	}
 	var rows []benchRow
 	for _, model := range o.models {
 		base.Model = model
@@ -138,7 +141,8 @@ func (s trainingSpec) job() (job.Spec, error) {
 	if err != nil {
 		return j, err
 	}
-	j.Adversarial, j.AdvEps, j.AdvStepSize, j.AdvSteps, j.AdvBeta = d.Adversarial, d.AdvEps, d.AdvStepSize, d.AdvSteps, d.AdvBeta
+	j.Adversarial = s.Strategy // an unknown one has no defaults, and is refused below
+	j.AdvEps, j.AdvStepSize, j.AdvSteps, j.AdvBeta = d.AdvEps, d.AdvStepSize, d.AdvSteps, d.AdvBeta
 	j.AdvBatchNorm, j.AdvWatch, j.Augment = d.AdvBatchNorm, d.AdvWatch, d.Augment
 	return j, j.Validate()
 }

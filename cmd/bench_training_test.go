@@ -3,6 +3,7 @@ package cmd
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"mp/job"
@@ -31,10 +32,12 @@ func TestTrainingAgainstAttacksIsMeasured(t *testing.T) {
 }
 
 func TestBenchTrainingRefusesWhatCannotBe(t *testing.T) {
-	for _, args := range [][]string{{"--image-size", "8"}, {"--strategy", "magic"}, {"--repetitions", "0"}} {
+	for _, c := range []struct{ flag, value, want string }{
+		{"--image-size", "8", "--image-size"}, {"--strategy", "magic", "magic"}, {"--strategy", "none", "compared with"}, {"--model", "magic", "magic"}, {"--repetitions", "0", "--repetitions"}} {
 		var out, complaint bytes.Buffer
-		if code := Main(append([]string{"bench", "attack", "--training"}, args...), &out, &complaint); code != exitBadInput {
-			t.Errorf("%v: exit code %d, want %d: %s", args, code, exitBadInput, complaint.String())
+		code := Main([]string{"bench", "attack", "--training", c.flag, c.value}, &out, &complaint)
+		if code != exitBadInput || !strings.Contains(complaint.String(), c.want) {
+			t.Errorf("%s %s: exit code %d: %s; want %d and %q", c.flag, c.value, code, complaint.String(), exitBadInput, c.want)
 		}
 	}
 }
