@@ -86,3 +86,27 @@ func TestTenThousandStepsLeaveMemoryWhereItWas(t *testing.T) {
 		t.Logf("resident after 100 steps %d, after %d steps %d bytes", after100, steps, got)
 	}
 }
+
+func TestSizesThatChangeDoNotEachKeepBlocks(t *testing.T) {
+	d, err := OpenDevice(DeviceConfig{GPU: CPU, Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const mib = 1 << 20
+	TrimMemory()
+	most := HostMemory().Used + 56*mib
+	for size := int64(16); size <= 56; size += 2 { // in MiB; together 756
+		if err := d.Do(t.Context(), func(s *Scope) error {
+			c := s.Child()
+			defer c.Close()
+			c.Zeros(Float32, size*mib/4-64) // with the block's own head the size is a round one
+			return c.Err()
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if m := HostMemory(); m.Used+m.Cached > 2*most+64*mib {
+			t.Fatalf("after blocks of 16 to %d MiB, one at a time, %d MiB are held", size, (m.Used+m.Cached)/mib)
+		}
+	}
+}

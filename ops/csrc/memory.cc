@@ -3,6 +3,9 @@
 // A training step asks for the same sizes again and again. glibc gives large blocks back to the kernel at once, and the
 // next step pays for fresh, zeroed pages: a fifth of a small network's step. This allocator keeps freed blocks in lists
 // by size and hands them out again. It counts what is in use, so that memory can be reported and compared.
+//
+// Where sizes change all the time, as in an attack that images leave, every size would keep blocks of its own. So what is
+// held, in use or not, stays below twice the most that has been in use, and kSlack: beyond, all free blocks are given back.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
@@ -18,6 +21,7 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr size_t kHuge = 2 << 20;  // blocks from this size on ask for huge pages
+constexpr int64_t kSlack = 64 << 20;
 
 // Blocks are rounded up so that nearly equal sizes share a list: to 64 bytes below 4 KiB, else to 1/8 of the power of
 // two below (at most 12.5 % lost).
@@ -55,6 +59,7 @@ class Keeper final : public c10::Allocator {
   void trim() {
     std::lock_guard<std::mutex> lock(mu_);
     trim_locked();
+    most_ = used_;
   }
 
   static Keeper &instance() {
@@ -72,6 +77,7 @@ class Keeper final : public c10::Allocator {
       list.pop_back();
       cached_ -= size;
     } else {
+      if (cached_ > 0 && used_ + cached_ + static_cast<int64_t>(size) > 2 * most_ + kSlack) trim_locked();
       data = fresh(size);
       if (!data) {
         trim_locked();
@@ -84,6 +90,7 @@ class Keeper final : public c10::Allocator {
     }
     used_ += size;
     if (used_ > peak_) peak_ = used_;
+    if (used_ > most_) most_ = used_;
     return data;
   }
 
@@ -117,6 +124,7 @@ class Keeper final : public c10::Allocator {
   std::mutex mu_;
   std::unordered_map<size_t, std::vector<void *>> free_;
   int64_t used_ = 0, peak_ = 0, cached_ = 0;
+  int64_t most_ = 0;  // in use since the last trim()
 };
 
 }  // namespace
