@@ -17,7 +17,7 @@ LIB        := $(BUILD)/lib
 OBJ        := $(BUILD)/obj
 LIBTORCH   ?= $(SITE)/torch
 CXX        := g++
-GOTORCH     = $(shell go list -m -f '{{.Dir}}' github.com/wangkuiyi/gotorch)
+GOTORCH     = $(shell go mod download github.com/wangkuiyi/gotorch && go list -m -f '{{.Dir}}' github.com/wangkuiyi/gotorch)
 
 CXXFLAGS   := -std=c++20 -O3 -fPIC -fvisibility=default
 OURS       := -Wall -Wextra -Werror
