@@ -57,7 +57,7 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := metrics.Tee{files}
+	all := metrics.Tee{metrics.NewPictures(dir, files)}
 	if r.console != nil {
 		all = append(all, newest{sink: r.console, since: r.began})
 	}

@@ -26,6 +26,7 @@ const (
 	KindFault      Kind = "fault"      // something broke, or is about to
 	KindLeader     Kind = "leader"     // another coordinator leads
 	KindGoodput    Kind = "goodput"    // what faults have cost so far
+	KindPicture    Kind = "picture"    // a picture made during training
 )
 
 // Event is one thing that happened. Exactly the payload that Kind names is set. Its JSON is a file format: names and
@@ -49,6 +50,8 @@ type Event struct {
 	Fault   *Fault         `json:"fault,omitempty"`
 	Leader  *Leader        `json:"leader,omitempty"`
 	Goodput *GoodputReport `json:"goodput,omitempty"`
+
+	Picture *Picture `json:"picture,omitempty"`
 }
 
 // Origin says where a recorder read an event, so that a sink that keeps events keeps each once. Whoever emits an event

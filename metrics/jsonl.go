@@ -138,12 +138,14 @@ func (j *JSONL) Close() error {
 const maxLine = 16 << 20
 
 // Read returns the events of one file that JSONL wrote. A last line cut short is left out. A run that was killed and
-// resumed repeats steps; of metrics of the same kind, update and worker only the newest is kept, in the place of the first.
+// resumed repeats steps; of metrics of the same kind, update and worker, and of pictures of the same tag, only the newest
+// is kept, in the place of the first.
 func Read(r io.Reader) ([]Event, error) {
 	type key struct {
 		kind   Kind
 		update int
 		worker uint64
+		tag    string
 	}
 	var events []Event
 	seen := map[key]int{}
@@ -164,6 +166,9 @@ func Read(r io.Reader) ([]Event, error) {
 		k := key{kind: e.Kind, update: update}
 		if e.Worker != nil {
 			k.worker = e.Worker.Worker
+		}
+		if e.Picture != nil {
+			k.tag = e.Picture.Tag
 		}
 		at, again := seen[k]
 		switch {
@@ -206,6 +211,8 @@ func (e Event) update() (int, bool) {
 		return e.Validation.Update, true
 	case e.Worker != nil:
 		return e.Worker.Update, true
+	case e.Picture != nil:
+		return e.Picture.Update, true
 	}
 	return 0, false
 }
