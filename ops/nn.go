@@ -23,10 +23,10 @@ type ConvGeometry struct {
 }
 
 // Conv2d returns the cross-correlation of x [N Ci H W] with w [Co Ci/G Kh Kw], plus b [Co] where it is defined:
-// [N Co (H+2P-Kh)/S+1 (W+2P-Kw)/S+1]. Of images that ask for a gradient it is OwnConv2d.
+// [N Co (H+2P-Kh)/S+1 (W+2P-Kw)/S+1]. The gradient of images on a CPU is our own convolution's.
 func (s *Scope) Conv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
 	if g.Groups <= 1 && s.slowGradient(x) {
-		return s.OwnConv2d(x, w, b, g)
+		return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor { return s.ownConv2d(x, w, b, g, ownConvImages) })
 	}
 	return s.libraryConv2d(x, w, b, g)
 }
@@ -41,8 +41,8 @@ func (s *Scope) libraryConv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor
 	})
 }
 
-// slowGradient says whether x are images, on a CPU, that ask for a gradient. The library takes 1.3 to 5 times as long for a
-// convolution of few channels and that gradient as our own does (BenchmarkImageGradient), and attacks ask for nothing else.
+// slowGradient says whether x are images, on a CPU, that ask for a gradient: of few channels it takes the library several
+// times as long as our own convolution (BenchmarkImageGradient), and attacks ask for nothing else.
 func (s *Scope) slowGradient(x torch.Tensor) bool {
 	const few = 4
 	if s.err != nil || !Defined(x) || len(x.Shape()) != 4 || x.Shape()[1] > few {

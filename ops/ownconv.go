@@ -22,6 +22,7 @@ const (
 	ownConvComposed ownConv = C.MP_CONV_COMPOSED
 	ownConvWide     ownConv = C.MP_CONV_WIDE
 	ownConvNarrow   ownConv = C.MP_CONV_NARROW
+	ownConvImages   ownConv = C.MP_CONV_IMAGES
 )
 
 // OwnConv2d is Conv2d from patch extraction and matrix products, without a convolution of any library: the same shapes,

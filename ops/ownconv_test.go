@@ -194,7 +194,7 @@ func TestOwnConvolutionEqualsItsTwinAndTheLibrary(t *testing.T) {
 		for _, last := range []bool{false, true} {
 			c.last = last
 			lib := c.run(t, Float64, v, library)
-			for _, how := range []ownConv{ownConvAuto, ownConvComposed} {
+			for _, how := range []ownConv{ownConvAuto, ownConvComposed, ownConvImages} {
 				got := c.run(t, Float64, v, own(how))
 				name := fmt.Sprintf("implementation %d, %v", how, c)
 				got.compare(t, name+", plain twin", plain, 1e-12)

@@ -1,5 +1,7 @@
 package training
 
+import "math"
+
 // Free training's perturbation moves by eps and stays within eps, so each of its values is -eps, 0 or eps: two bits.
 
 // signsPerWord is how many signs an int32 holds.
@@ -13,12 +15,9 @@ func PackSigns(words []int32, values []float32) {
 	for w := range words {
 		var bits uint32
 		for i, v := range values[w*signsPerWord : min(len(values), (w+1)*signsPerWord)] {
-			switch {
-			case v > 0:
-				bits |= 1 << (2 * i)
-			case v < 0:
-				bits |= 2 << (2 * i)
-			}
+			b := math.Float32bits(v)
+			rest := b << 1 // 0 for a value of 0; no branch, which would be a guess for every value
+			bits |= (rest | -rest) >> 31 << (b >> 31) << (2 * i)
 		}
 		words[w] = int32(bits)
 	}

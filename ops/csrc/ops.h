@@ -122,8 +122,9 @@ int mp_update_kernel(mp_tensor t);
 
 // Our own convolution: y [N Co Ho Wo] (new) = x [N Ci H W] cross-correlated with w [Co Ci Kh Kw], plus b [Co] (may be
 // null), with a graph. MP_CONV_AUTO picks the implementation; the others are for comparisons: a composition of ATen
-// operations, and on the CPU bfloat16 columns widened to float32 or left as they are.
-enum { MP_CONV_AUTO, MP_CONV_COMPOSED, MP_CONV_WIDE, MP_CONV_NARROW };
+// operations, and on the CPU bfloat16 columns widened to float32 or left as they are. MP_CONV_IMAGES is the library's
+// convolution on the CPU with our own gradient of x.
+enum { MP_CONV_AUTO, MP_CONV_COMPOSED, MP_CONV_WIDE, MP_CONV_NARROW, MP_CONV_IMAGES };
 int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t padding, int how, mp_tensor *y, char *err);
 
 // The loops of the sum over shards (package allreduce, Kernels), on host memory; n elements in blocks of MP_FIXED_BLOCK that

@@ -1,5 +1,6 @@
 // Our own convolution as an operation with gradients: what it checks, what it keeps, which implementation runs.
-#include <ATen/ops/empty.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/cpu/Utils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -91,6 +92,37 @@ int pick(const at::Tensor &x) {
   return narrow ? MP_CONV_NARROW : MP_CONV_WIDE;
 }
 
+// The library's convolution, of images with few channels, with our own gradient of the images.
+struct ImageConv : torch::autograd::Function<ImageConv> {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w,
+                            const std::optional<at::Tensor> &bias, int64_t stride, int64_t padding) {
+    geometry(x, w, bias.value_or(at::Tensor()), stride, padding);
+    ctx->saved_data["stride"] = stride, ctx->saved_data["padding"] = padding, ctx->saved_data["bias"] = bias.has_value();
+    ctx->saved_data["last"] = channels_last(x) || channels_last(w);
+    ctx->save_for_backward({x, w});
+    return at::convolution(x, w, bias, {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1);
+  }
+
+  static variable_list backward(AutogradContext *ctx, variable_list dys) {
+    auto saved = ctx->get_saved_variables();
+    const int64_t stride = ctx->saved_data["stride"].toInt(), padding = ctx->saved_data["padding"].toInt();
+    const bool last = ctx->saved_data["last"].toBool(), biased = ctx->saved_data["bias"].toBool();
+    at::Tensor x = saved[0], w = saved[1], dy = laid_out(dys[0], last), dx, dw, db;
+    const std::array<bool, 3> wanted{false, ctx->needs_input_grad(1), biased && ctx->needs_input_grad(2)};
+    if (wanted[1] || wanted[2]) {
+      auto sizes = biased ? at::OptionalIntArrayRef(w.sizes().slice(0, 1)) : std::nullopt;
+      std::tie(std::ignore, dw, db) = at::convolution_backward(dy, x, w, sizes, {stride, stride}, {padding, padding}, {1, 1},
+                                                               false, {0, 0}, 1, wanted);
+    }
+    if (ctx->needs_input_grad(0)) {
+      Geometry g = geometry(x, w, at::Tensor(), stride, padding);
+      auto columns = OwnConv::columns(pick(x));
+      dx = mp::conv::backward_cpu(x, w, dy, g, last, columns, {true, false, false}).x;
+    }
+    return {dx, dw, db, {}, {}};
+  }
+};
+
 }  // namespace
 
 int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t padding, int how, mp_tensor *y, char *err) {
@@ -101,6 +133,10 @@ int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t
                 ", where only the composition runs");
     TORCH_CHECK(how != MP_CONV_NARROW || mp::has_bf16_gemm(), "the BLAS of this libtorch multiplies no bfloat16");
     auto bias = b ? std::optional<at::Tensor>(mp::tensor(b)) : std::nullopt;
+    if (how == MP_CONV_IMAGES) {
+      *y = mp::handle(ImageConv::apply(input, mp::tensor(w), bias, stride, padding));
+      return;
+    }
     *y = mp::handle(OwnConv::apply(input, mp::tensor(w), bias, stride, padding, static_cast<int64_t>(how)));
   });
 }
