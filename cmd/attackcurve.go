@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"mp/attack"
+	"mp/chart"
 )
 
 // curvePlans are the attacks at each point of --curve, one attack after another.
@@ -97,15 +98,19 @@ func splitList(text string) []string {
 }
 
 // curveChart is the accuracy over eps or steps, a line an attack.
-func curveChart(rows, points []attacked, curve string) lineChart {
-	c := lineChart{Title: "Accuracy under attack", Subtitle: fmt.Sprintf("top-1 of %d images", rows[0].Images), YLabel: "top-1, per cent"}
-	names := []string{}
+func curveChart(rows, points []attacked, curve string) chart.Lines {
+	c := chart.Lines{
+		Title: "Accuracy under attack", Subtitle: fmt.Sprintf("top-1 of %d images", rows[0].Images), XLabel: "steps", YLabel: "top-1, per cent",
+		LogX: curve == curveSteps, FromZero: true, Height: 360,
+	}
+	if curve == curveEps {
+		c.XLabel = "eps x 255 (l2 and course: eps)"
+	}
 	for _, p := range points {
-		if len(names) == 0 || names[len(names)-1] != p.Attack {
-			names = append(names, p.Attack)
-			c.Lines = append(c.Lines, line{Name: p.Attack})
+		if n := len(c.Curves); n == 0 || c.Curves[n-1].Name != p.Attack {
+			c.Curves = append(c.Curves, chart.Curve{Name: p.Attack, Ink: chart.Series(n), Dots: true})
 		}
-		l := &c.Lines[len(c.Lines)-1]
+		l := &c.Curves[len(c.Curves)-1]
 		if curve == curveEps {
 			if len(l.Points) == 0 {
 				l.Points = append(l.Points, [2]float64{0, p.Clean1})
@@ -119,10 +124,5 @@ func curveChart(rows, points []attacked, curve string) lineChart {
 			l.Points = append(l.Points, [2]float64{float64(p.Steps), p.Top1})
 		}
 	}
-	c.XLabel = "steps"
-	if curve == curveEps {
-		c.XLabel = "eps x 255 (l2 and course: eps)"
-	}
-	c.LogX = curve == curveSteps
 	return c
 }

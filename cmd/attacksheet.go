@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"mp/chart"
 	"mp/data"
 	"mp/ops/pixel"
 )
@@ -35,7 +36,11 @@ func writeAttack(o attackFlags, r *attackRun, found attackResult) error {
 		}
 	}
 	if len(found.points) > 0 {
-		if err := curveChart(found.rows, found.points, o.curve).Write(filepath.Join(o.out, "curve-"+o.curve+".png")); err != nil {
+		picture, err := chart.PNG(curveChart(found.rows, found.points, o.curve), 1.5)
+		if err != nil {
+			return err
+		}
+		if err := writeWhole(filepath.Join(o.out, "curve-"+o.curve+".png"), picture); err != nil {
 			return err
 		}
 	}

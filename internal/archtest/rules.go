@@ -28,6 +28,7 @@ func rooms() []room {
 		{"attack", []string{"ops"}, []string{torch}, "an attack sees a network through one method: logits of images"},
 		{"attack/training", []string{"attack", "ops"}, []string{torch}, "a way to train is a function of tensors: whoever computes it, and with whom, is the worker's"},
 		{"attack/attacktest", []string{"attack", "ops"}, []string{torch}, "the conformance suite knows the interface only, so that it fits every attack"},
+		{"chart", nil, []string{"golang.org/x/image/..."}, "a figure is of numbers: what they mean, and where the page is, is its caller's"},
 		{"optim", []string{"ops/..."}, []string{torch}, "an optimizer sees flat buffers, not models"},
 		{"ops", []string{"ops/..."}, []string{torch}, "ops is the bottom of the house: below it is only C"},
 		{"ops/pixel", nil, nil, "pixels are decoded and warped without libtorch, so that data needs none"},
