@@ -149,7 +149,7 @@ venv: $(LIBTORCH)/lib/libtorch_cpu.so
 	@deploy/venv.sh $(BUILD)/venv $(dir $(LIBTORCH))
 
 # captum without what it does not need: torch is there, and its plots are not drawn.
-CAPTUM := captum==0.9.0 tqdm packaging matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
+CAPTUM := captum==0.9.0 tqdm packaging matplotlib pillow contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
 $(BUILD)/captum/captum/__init__.py: | venv
 	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BUILD)/captum $(CAPTUM)
 

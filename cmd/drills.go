@@ -38,9 +38,19 @@ func drills() []drill {
 		{number: 23, name: "nats", what: "the NATS server is killed, and started again ten seconds later", nats: true, lasts: 60 * time.Second, run: drillNATS},
 		{number: 24, name: "preempted", what: "SIGTERM to two of three workers at once", run: drillPreempted},
 		{number: 25, name: "lemon", what: "one worker dies again and again", lasts: 40 * time.Second, run: drillLemon},
+		{number: 26, name: "attack", what: "workers are killed inside the inner loop of adversarial training, six times", lasts: 40 * time.Second,
+			spec: trainAgainstPGD, run: func(ctx context.Context, r *rehearsal) error { return r.hit(ctx, syscall.SIGKILL, 6) }},
 		{number: 28, name: "churn", what: "for 40 s a worker is killed or started every half to two seconds, among four", lasts: 80 * time.Second, run: drillChurn},
 		{number: 30, name: "everybody", what: "all workers die at once and are started again", run: drillEverybody},
 	}
+}
+
+// trainAgainstPGD makes a job that spends nearly all of its time inside attacks. Its updates take some seven times as long, so
+// there are fewer.
+func trainAgainstPGD(s *job.Spec) {
+	s.Adversarial, s.AdvEps, s.AdvStepSize, s.AdvSteps, s.AdvBatchNorm = job.AdversarialPGD, "2/255", "0.5/255", 7, job.NormEval
+	s.AdvWatch, s.AdvWatchImages = job.WatchTell, 32
+	s.Epochs = max(2, s.Epochs/7)
 }
 
 // crew starts n workers, submits the job and waits until all compute.
