@@ -46,6 +46,8 @@ type stepSpec struct {
 	Shards  int    `json:"shards,omitempty"` // into which ours cut the batch
 	Dir     string `json:"dir,omitempty"`    // where ranks find one another
 	Data    string `json:"data,omitempty"`   // of packs, for ours
+
+	Strategy string `json:"strategy,omitempty"` // of adversarial training, or none, with images varied as in our recipe; empty: as they are
 }
 
 // benchStepOptions is what `mp bench step` is asked for.

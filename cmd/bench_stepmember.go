@@ -30,6 +30,15 @@ func (s stepSpec) job() (job.Spec, error) {
 	if s.Mode == modeBF16 {
 		j.Precision = job.BF16
 	}
+	if s.Strategy != "" {
+		d, err := job.Default(job.Spec{Model: s.Model, Adversarial: s.Strategy})
+		if err != nil {
+			return j, err
+		}
+		j.Adversarial = s.Strategy // an unknown one has no defaults, and is refused below
+		j.AdvEps, j.AdvStepSize, j.AdvSteps, j.AdvBeta = d.AdvEps, d.AdvStepSize, d.AdvSteps, d.AdvBeta
+		j.AdvBatchNorm, j.AdvWatch, j.Augment = d.AdvBatchNorm, d.AdvWatch, d.Augment
+	}
 	return j, j.Validate()
 }
 
@@ -40,15 +49,19 @@ func measureMember(ctx context.Context, e *env, spec stepSpec) error {
 		return err
 	}
 	defer leave()
-	times, err := memberTimes(ctx, stepper, spec.Seconds)
+	j, err := spec.job()
+	if err != nil {
+		return err
+	}
+	times, err := memberTimes(ctx, stepper, spec.Seconds, uint32(j.Replays()))
 	if err != nil {
 		return err
 	}
 	return e.printJSON(times)
 }
 
-// memberTimes takes steps for about so many seconds, the same number on every rank.
-func memberTimes(ctx context.Context, stepper *worker.Stepper, seconds float64) (crewTimes, error) {
+// memberTimes takes steps for about so many seconds, the same number on every rank. Each batch is good for replays of them.
+func memberTimes(ctx context.Context, stepper *worker.Stepper, seconds float64, replays uint32) (crewTimes, error) {
 	var t crewTimes
 	var working, waited time.Duration
 	take := func(n int) error {
@@ -70,6 +83,9 @@ func memberTimes(ctx context.Context, stepper *worker.Stepper, seconds float64) 
 	steps, err := stepper.Agree(ctx, uint32(math.Ceil(max(1, min(seconds/t.Seconds[2], 1e6)))))
 	if err != nil {
 		return t, err
+	}
+	if rest := steps % replays; rest > 0 { // whole batches
+		steps += replays - rest
 	}
 	cpu, err := cpuSeconds(true, func() error { return take(int(steps)) })
 	if err != nil {

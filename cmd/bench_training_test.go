@@ -14,26 +14,30 @@ func TestTrainingAgainstAttacksIsMeasured(t *testing.T) {
 	if err := paintImages(t.Context(), images, 4); err != nil {
 		t.Fatal(err)
 	}
-	base := stepSpec{Model: job.ModelSimpleNet, Mode: modeChannelsLast, Batch: 4, Size: 32, Threads: 1, Workers: 1, Shards: 1, Dir: images, Data: images}
-	for _, strategy := range []string{job.AdversarialNone, job.AdversarialPGD, job.AdversarialFree} {
-		spec, err := json.Marshal(trainingSpec{base, strategy})
+	base := stepSpec{Model: job.ModelSimpleNet, Mode: modeChannelsLast, Batch: 4, Size: 32, Threads: 1, Workers: 1, Shards: 2, Data: images}
+	for _, base.Strategy = range []string{job.AdversarialNone, job.AdversarialPGD, job.AdversarialFree} {
+		base.Dir = t.TempDir()
+		spec, err := json.Marshal(base)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var out, complaint bytes.Buffer
-		if code := Main([]string{"bench", "attack", "--training", "--measure", string(spec)}, &out, &complaint); code != exitDone {
-			t.Fatalf("%s: exit code %d: %s", strategy, code, complaint.String())
+		if code := Main([]string{"bench", "step", "--measure", string(spec)}, &out, &complaint); code != exitDone {
+			t.Fatalf("%s: exit code %d: %s", base.Strategy, code, complaint.String())
 		}
-		var times trainingTimes
-		if err := json.Unmarshal(out.Bytes(), &times); err != nil || times.Seconds <= 0 || times.CPU <= 0 {
-			t.Errorf("%s prints %q, want seconds and processor time", strategy, out.String())
+		var times crewTimes
+		if err := json.Unmarshal(out.Bytes(), &times); err != nil || len(times.Seconds) == 0 || times.CPU <= 0 {
+			t.Errorf("%s prints %q, want seconds and processor time", base.Strategy, out.String())
+		}
+		if n := len(times.Seconds); base.Strategy == job.AdversarialFree && n%8 != 0 {
+			t.Errorf("free training took %d updates, want whole batches of 8", n)
 		}
 	}
 }
 
 func TestBenchTrainingRefusesWhatCannotBe(t *testing.T) {
 	for _, c := range []struct{ flag, value, want string }{
-		{"--image-size", "8", "--image-size"}, {"--strategy", "magic", "magic"}, {"--strategy", "none", "compared with"}, {"--model", "magic", "magic"}, {"--repetitions", "0", "--repetitions"}} {
+		{"--image-size", "8", "--image-size"}, {"--strategy", "magic", "magic"}, {"--strategy", "none", "compared with"}, {"--model", "magic", "magic"}, {"--repetitions", "0", "--repetitions"}, {"--workers", "3", "evenly"}} {
 		var out, complaint bytes.Buffer
 		code := Main([]string{"bench", "attack", "--training", c.flag, c.value}, &out, &complaint)
 		if code != exitBadInput || !strings.Contains(complaint.String(), c.want) {
