@@ -50,7 +50,7 @@ func drills() []drill {
 func trainAgainstPGD(s *job.Spec) {
 	s.Adversarial, s.AdvEps, s.AdvStepSize, s.AdvSteps, s.AdvBatchNorm = job.AdversarialPGD, "2/255", "0.5/255", 7, job.NormEval
 	s.AdvWatch, s.AdvWatchImages = job.WatchTell, 32
-	s.Epochs = max(2, s.Epochs/7)
+	s.Epochs = max(6, s.Epochs/7)
 }
 
 // crew starts n workers, submits the job and waits until all compute.
