@@ -3,11 +3,11 @@ package cmd
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"mp/attack"
 	"mp/chart"
 	"mp/data"
 	"mp/ops/pixel"
@@ -64,29 +64,11 @@ func (r *attackRun) sheet(row attacked, set *attackedSet) (*data.Sheet, error) {
 		if err != nil {
 			return nil, err
 		}
-		changed, difference := make([]byte, values), make([]byte, values)
-		planes, most := set.images[k*values:(k+1)*values], 0.0
-		far := make([]float64, values)
-		for p := range side * side {
-			for c := range 3 {
-				v := float64(planes[c*side*side+p])
-				changed[3*p+c] = byte(math.Round(255 * min(max(v, 0), 1)))
-				far[3*p+c] = v - float64(clean[3*p+c])/255
-				most = max(most, math.Abs(far[3*p+c]))
-			}
-		}
-		times := .5 / max(most, 1e-9)
-		for j, v := range far {
-			difference[j] = byte(math.Round(255 * (.5 + times*v)))
-		}
-		note := "the image is as it was"
-		if most > 0 {
-			note = fmt.Sprintf("x %.0f, at most %.2f/255", times, 255*most)
-		}
+		change := attack.NewChange(clean, set.images[k*values:(k+1)*values])
 		sheet.Tiles = append(sheet.Tiles,
 			data.Tile{Pixels: clean, Side: side, Title: r.class(int(set.labels[i])), Note: "says " + r.class(set.clean[i][0])},
-			data.Tile{Pixels: changed, Side: side, Title: "says " + r.class(set.after[i][0]), Note: filepath.Base(r.source.Name(id))},
-			data.Tile{Pixels: difference, Side: side, Title: "change", Note: note})
+			data.Tile{Pixels: change.After, Side: side, Title: "says " + r.class(set.after[i][0]), Note: filepath.Base(r.source.Name(id))},
+			data.Tile{Pixels: change.Difference, Side: side, Title: "change", Note: change.String()})
 	}
 	return sheet, nil
 }

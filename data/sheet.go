@@ -46,18 +46,27 @@ func sheetColours() (page, ink, faint image.Image) {
 
 // WriteFile writes the sheet as a PNG; the file appears complete or not at all.
 func (s Sheet) WriteFile(path string) error {
-	m, err := s.Draw()
+	text, err := s.PNG()
 	if err != nil {
-		return fmt.Errorf("draw sheet: %w", err)
+		return err
 	}
-	var b bytes.Buffer
-	if err := png.Encode(&b, m); err != nil {
-		return fmt.Errorf("encode sheet: %w", err)
-	}
-	if err := writeFile(path, b.Bytes()); err != nil {
+	if err := writeFile(path, text); err != nil {
 		return fmt.Errorf("write sheet: %w", err)
 	}
 	return nil
+}
+
+// PNG returns the sheet as a file is to hold it.
+func (s Sheet) PNG() ([]byte, error) {
+	m, err := s.Draw()
+	if err != nil {
+		return nil, fmt.Errorf("draw sheet: %w", err)
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		return nil, fmt.Errorf("encode sheet: %w", err)
+	}
+	return b.Bytes(), nil
 }
 
 // Draw returns the sheet as a picture.

@@ -106,6 +106,8 @@ type Spec struct {
 	PrintFreq       int `yaml:"print-freq" json:"print-freq"`
 	CheckpointEvery int `yaml:"checkpoint-every" json:"checkpoint-every"`
 	KeepCheckpoints int `yaml:"keep-checkpoints" json:"keep-checkpoints"`
+
+	Pictures bool `yaml:"pictures" json:"pictures"`
 }
 
 // RunName is the name of the run's directory: the start's local time, then the run's name or, without one, its model.

@@ -60,7 +60,7 @@ func TestCourseRecipeIsTheReference(t *testing.T) {
 			Optimizer: c.optimizer, LR: c.lr, Schedule: "cosine", Warmup: 5, Momentum: c.momentum, WeightDecay: c.decay, DecayAll: true, ClipGrad: c.clips,
 			Augment: "course", ValBatch: 100, Scale: "144", Interpolation: "random",
 			Adversarial: "none", AdvBatchNorm: "eval", AdvWatch: "tell",
-			Device: "auto", Precision: "fp32", PrintFreq: 10, KeepCheckpoints: 2,
+			Device: "auto", Precision: "fp32", PrintFreq: 10, KeepCheckpoints: 2, Pictures: true,
 		}
 		if got != want {
 			t.Errorf("course %s %s:\n got %+v\nwant %+v", c.model, c.conv, got, want)

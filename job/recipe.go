@@ -36,7 +36,7 @@ func courseBase() Spec {
 		Augment:  AugmentCourse,
 		ValBatch: 100, Scale: "144", Interpolation: "random",
 		Device: DeviceAuto, Precision: FP32,
-		PrintFreq: 10, KeepCheckpoints: 2,
+		PrintFreq: 10, KeepCheckpoints: 2, Pictures: true,
 	}
 }
 
@@ -59,7 +59,7 @@ func bestBase() Spec {
 		Augment: AugmentBest, LabelSmoothing: 0.1,
 		ValBatch: 100, Scale: ScaleNone, Interpolation: "bilinear",
 		Device: DeviceAuto, Precision: FP32, ChannelsLast: true,
-		PrintFreq: 10, KeepCheckpoints: 2,
+		PrintFreq: 10, KeepCheckpoints: 2, Pictures: true,
 	}
 }
 

@@ -77,6 +77,7 @@ func short(t *testing.T, model string, shards int) job.Spec {
 	}
 	s.Data, s.Epochs, s.BatchSize, s.Shards, s.ImageSize = "d", 2, 8, shards, "32:0-0,48:1-"
 	s.PrintFreq, s.Threads, s.Seed, s.EMA, s.Warmup = 1, 1, 7, .9, .5
+	s.Pictures = false // where they are not what is tested
 	if model == job.ModelSimpleViT {
 		s.ImageSize = "128"
 	}

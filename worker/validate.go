@@ -62,11 +62,11 @@ func (v *visit) validate(ctx context.Context) error {
 	if err := v.replica.validated(all.clean, all.robust); err != nil {
 		return err
 	}
-	return v.afterValidation(all, time.Since(began))
+	return v.afterValidation(ctx, all, time.Since(began))
 }
 
 // afterValidation saves and tells.
-func (v *visit) afterValidation(all scored, took time.Duration) error {
+func (v *visit) afterValidation(ctx context.Context, all scored, took time.Duration) error {
 	r := v.replica
 	isBest := r.best.epoch == r.at.Validated
 	v.tellWhere()
@@ -85,6 +85,9 @@ func (v *visit) afterValidation(all scored, took time.Duration) error {
 		}
 		v.emit(metrics.Event{Kind: metrics.KindValidation, Validation: &e})
 		v.tellCollapse()
+		if err := v.picture(ctx); err != nil {
+			return err
+		}
 	}
 	v.trim()
 	v.pace.start(time.Now())

@@ -27,21 +27,32 @@ const (
 	watchStride = 2.5
 )
 
-// watched marks n of size images: those of the smallest fingerprints, so that no order of the list favours a class.
-func watched(n, size int) []bool {
-	if n == 0 {
-		return nil
-	}
+// chosen are n of size images: those of the smallest fingerprints, so that no order of the list favours a class.
+func chosen(n, size int) []int32 {
 	ids := make([]int32, size)
 	for i := range ids {
 		ids[i] = int32(i)
 	}
 	slices.SortFunc(ids, func(a, b int32) int { return cmp.Compare(data.Fingerprint(a), data.Fingerprint(b)) })
+	return ids[:min(n, size)]
+}
+
+// watched marks n of size images.
+func watched(n, size int) []bool {
+	if n == 0 {
+		return nil
+	}
 	marks := make([]bool, size)
-	for _, id := range ids[:min(n, size)] {
+	for _, id := range chosen(n, size) {
 		marks[id] = true
 	}
 	return marks
+}
+
+// watchdog is the attack of the watchdog.
+func (r *replica) watchdog() (attack.Attack, error) {
+	eps := r.adversary.ways[0].Eps
+	return attack.New("pgd", attack.Options{Eps: eps, Steps: watchSteps, StepSize: watchStride * eps / watchSteps, Start: attack.StartUniform, Leave: true})
 }
 
 // endure tallies how the network does on the watched images of a validation batch, attacked.
@@ -58,8 +69,7 @@ func (r *replica) endure(ctx context.Context, b *data.Batch) (tally, error) {
 		return tally{}, nil
 	}
 	batch.Keys = attack.Keys(r.spec.Seed, 0, ids) // the same starts in every epoch
-	eps := r.adversary.ways[0].Eps
-	pgd, err := attack.New("pgd", attack.Options{Eps: eps, Steps: watchSteps, StepSize: watchStride * eps / watchSteps, Start: attack.StartUniform, Leave: true})
+	pgd, err := r.watchdog()
 	if err != nil {
 		return tally{}, err
 	}
