@@ -254,6 +254,9 @@ func TestAJobIsAskedForAgainUnderTheSameKey(t *testing.T) {
 	if len(c.keys) != 3 || c.keys[0] == "" || c.keys[1] != c.keys[0] || c.keys[2] == c.keys[0] {
 		t.Errorf("asked with the keys %q, want one twice and then another", c.keys)
 	}
+	if code, _, stderr := callMain("submit", "--key", "mine", "--coordinator", at); code != exitDone || c.keys[3] != "mine" {
+		t.Errorf("--key mine: ended with %d, %q, asked with %q", code, stderr, c.keys[3])
+	}
 }
 
 func TestFetchGoesOnWhereItBroke(t *testing.T) {
@@ -318,6 +321,9 @@ func TestPeersAndWorkersWords(t *testing.T) {
 		{"coordinator --peers a=1.2.3.4:1,b=1.2.3.4:2 --id a --nats none", "even number"},
 		{"coordinator --fail-after 1ms --nats none", "fail-after"},
 		{"coordinator --nats somewhere", "choose embedded, none, or a URL"},
+		{"coordinator --nats none --nats-listen :4222", "is for the embedded NATS server"},
+		{"coordinator --nats nats://a:4222 --nats-listen :4222", "is for the embedded NATS server"},
+		{"coordinator --monitor 7090 --nats none", "want HOST:PORT"},
 		{"worker --cpu --gpu 0 --data x", "contradict each other"},
 		{"worker --cpu", "give --data"},
 		{"worker --cpu --data x --coordinator y", "want HOST:PORT"},

@@ -23,6 +23,8 @@ type coordinatorOptions struct {
 	peers     string
 	nats      string
 	natsCreds string
+	natsPort  string
+	monitor   string
 }
 
 // newCoordinatorCommand returns `mp coordinator`.
@@ -46,8 +48,11 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 	f.StringVar(&o.config.RunsDir, "runs", d.RunsDir, "folder for the directories of runs")
 	f.StringVar(&o.nats, "nats", natsEmbedded, "where metrics go: embedded, none, or the URL of a NATS server")
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server given by URL")
+	f.StringVar(&o.natsPort, "nats-listen", "", "HOST:PORT of the embedded NATS server; empty: a free port, the same at every start if it can be")
 	f.IntVar(&o.config.MinWorkers, "min-workers", d.MinWorkers, "workers below which a job waits")
 	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see mp doctor")
+	f.BoolVar(&o.config.Dismiss, "dismiss", false, "let the workers go, with code 0, once every job has ended; otherwise they wait for the next one")
+	f.StringVar(&o.monitor, "monitor", "", monitorHelp)
 	f.StringVar(&o.config.Token, "token", "", "secret that workers and clients must know; empty: none")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := o.complete(); err != nil {
@@ -108,8 +113,15 @@ type serving struct {
 func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	o.config.Version = version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
+	return withMonitor(ctx, o.monitor, log, func(ctx context.Context, m *monitor) error {
+		return coordinate(ctx, e, o, m, log)
+	})
+}
+
+// coordinate is runCoordinator beside what a supervisor asks.
+func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, log *slog.Logger) error {
 	return withHub(ctx, hubConfig{
-		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), log: log, archive: true,
+		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), natsListen: o.natsPort, log: log, archive: true,
 		story: func(event *mppb.Event) {
 			if event.Topic == "leave" && event.Job != "" {
 				return // the view that follows from it says it again, and what became of the work
@@ -117,6 +129,7 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 			fmt.Fprintln(e.human(), eventLine(newEventInfo(event)))
 		},
 	}, func(ctx context.Context, h *hub) error {
+		m.watch(h.coordinator.Ready)
 		if e.json {
 			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL}); err != nil {
 				return err

@@ -30,6 +30,7 @@ type hubConfig struct {
 	nats        string // natsEmbedded, natsNone, or the URL of a server
 	natsFile    string // credentials for a URL; may be empty
 	natsDir     string // the embedded server's
+	natsListen  string // the embedded server's; empty: a free port where the coordinator listens
 	log         *slog.Logger
 
 	archive bool              // bring what was recorded of a job that has ended to all coordinators
@@ -139,9 +140,15 @@ var errBroken = errors.New("a part of the coordinator broke")
 func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part, error) {
 	switch c.nats {
 	case natsNone, "":
+		if c.natsListen != "" {
+			return nil, fmt.Errorf("%w: --nats-listen %s is for the embedded NATS server: leave it out, or --nats none", job.ErrConfig, c.natsListen)
+		}
 		return nil, nil
 	case natsEmbedded:
 	default:
+		if c.natsListen != "" {
+			return nil, fmt.Errorf("%w: --nats-listen %s is for the embedded NATS server: leave it out, or --nats %s", job.ErrConfig, c.natsListen, c.nats)
+		}
 		if !strings.Contains(c.nats, "://") {
 			return nil, fmt.Errorf("%w: --nats %q: choose embedded, none, or a URL such as nats://host:4222", job.ErrConfig, c.nats)
 		}
@@ -153,7 +160,9 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 		return nil, fmt.Errorf("%w: --listen %q: want HOST:PORT", job.ErrConfig, c.coordinator.Listen)
 	}
 	s := nats.DefaultServerConfig(c.natsDir)
-	s.Listen, s.Logger = net.JoinHostPort(host, "0"), c.log // the same port at every start, if it is free
+	if s.Listen, s.Logger = c.natsListen, c.log; s.Listen == "" {
+		s.Listen = net.JoinHostPort(host, "0") // the same port at every start, if it is free
+	}
 	s.Credentials.Token = c.coordinator.Token
 	if name, _, err := net.SplitHostPort(c.coordinator.Advertised()); err == nil {
 		s.Advertise = name

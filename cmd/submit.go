@@ -21,6 +21,7 @@ const imagesOfTheCluster = "(the workers')"
 type submitOptions struct {
 	cluster    clusterFlags
 	minWorkers int
+	key        string
 }
 
 // newSubmitCommand returns `mp submit`.
@@ -40,6 +41,7 @@ func newSubmitCommand(e *env) *cobra.Command {
 	}
 	o.cluster.add(c)
 	c.Flags().IntVar(&o.minWorkers, "min-workers", 0, "wait while there are fewer workers; 0: the coordinator's own")
+	c.Flags().StringVar(&o.key, "key", "", "a word of your own: the same job handed in again with the same word is one job; empty: another job each time")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := imagesOfTheCluster
 		if len(args) > 0 {
@@ -89,7 +91,10 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		}
 		*path = absolute
 	}
-	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers), Key: rand.Text()} // one job, however often it is asked for
+	if o.key == "" {
+		o.key = rand.Text() // one job, however often a lost answer is asked for again
+	}
+	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers), Key: o.key}
 	if withData {
 		var err error
 		if request.Data, err = dataset(ctx, e, s.Data); err != nil {

@@ -31,6 +31,7 @@ type workerOptions struct {
 	token       string
 	natsCreds   string
 	scratch     string
+	monitor     string
 }
 
 // newWorkerCommand returns `mp worker`.
@@ -58,12 +59,17 @@ func newWorkerCommand(e *env) *cobra.Command {
 	f.StringVar(&o.token, "token", "", "secret that the coordinators ask for")
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server that the coordinators were given by URL")
 	f.StringVar(&o.scratch, "scratch", "", "folder for checkpoints on their way; empty: one under the system's for temporary files")
-	c.RunE = func(c *cobra.Command, _ []string) error { return runWorker(c.Context(), e, o) }
+	f.StringVar(&o.monitor, "monitor", "", monitorHelp)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		return withMonitor(c.Context(), o.monitor, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
+			return runWorker(ctx, e, o, m)
+		})
+	}
 	return c
 }
 
 // runWorker belongs to the cluster until there is nothing left to do or, asked by a signal, the work is with others.
-func runWorker(ctx context.Context, e *env, o workerOptions) error {
+func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 	word, err := o.device()
 	if err != nil {
 		return err
@@ -110,6 +116,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions) error {
 	if err != nil {
 		return err
 	}
+	m.watch(node.Ready)
 	defer context.AfterFunc(ctx, node.Drain)()
 	err = node.Run(context.WithoutCancel(ctx))
 	if errors.Is(err, worker.ErrDrained) {

@@ -103,6 +103,7 @@ func TestTheLeaderDies(t *testing.T) {
 		_, err := first.Job(job.Id)
 		return err == nil && !first.Leads()
 	})
+	c.until("all are ready", func() bool { return readiness(c.nodes...) == nil })
 	// A follower dies: nobody notices.
 	var follower *testNode
 	for _, n := range c.nodes {
@@ -127,8 +128,13 @@ func TestTheLeaderDies(t *testing.T) {
 	for _, n := range c.nodes {
 		c.end(n, ErrCrash)
 	}
-	for _, n := range c.nodes {
+	for i, n := range c.nodes {
 		c.start(n)
+		if i == 0 { // and is alone
+			if err := n.Ready(); err == nil {
+				t.Errorf("coordinator %s is ready without a leader", n.cfg.ID)
+			}
+		}
 	}
 	c.leader()
 	update = c.show(job.Id).Job.Update
@@ -143,6 +149,16 @@ func TestTheLeaderDies(t *testing.T) {
 			t.Errorf("coordinator %s tells %q", n.cfg.ID, s)
 		}
 	}
+}
+
+// readiness is why one of the nodes is not ready.
+func readiness(nodes ...*testNode) error {
+	for _, n := range nodes {
+		if err := n.Ready(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // story reads the events of one node.

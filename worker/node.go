@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mp/data"
@@ -84,6 +85,7 @@ type Node struct {
 	patience time.Duration // how long it waits for leave
 	drain    chan struct{} // closed by Drain
 	once     sync.Once
+	session  atomic.Pointer[session] // nil before Run
 }
 
 // NewNode checks the configuration.
@@ -100,6 +102,21 @@ func NewNode(c NodeConfig) (*Node, error) {
 // Drain asks the node to leave in peace: it goes on computing until the coordinator has given its shards to others, 8
 // seconds at most, and Run returns ErrDrained. It returns at once; a second call does nothing. Safe for concurrent use.
 func (n *Node) Drain() { n.once.Do(func() { close(n.drain) }) }
+
+// Ready returns nil while the node belongs to a cluster, that is while a coordinator that leads hears it, and otherwise why it
+// does not. Safe for concurrent use.
+func (n *Node) Ready() error {
+	s := n.session.Load()
+	switch {
+	case s == nil:
+		return errors.New("the worker does not look for a coordinator yet")
+	case s.me() == 0:
+		return errors.New("no coordinator has taken the worker in yet")
+	case !s.belongs():
+		return errors.New("no coordinator that leads hears the worker")
+	}
+	return nil
+}
 
 // Times of a node that was asked to leave, so that it is gone within ten seconds: drainPatience for leave and for a
 // checkpoint that is on its way, which has lastMoment even if leave took all of that; where no coordinator answers only
@@ -127,6 +144,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	defer d.close()
 	s := newSession(client, n.hello(d), n.c.Logger)
+	n.session.Store(s)
 	e := newEngine(ctx, engineConfig{
 		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: rings{d, s.failAfter}, donors: d, library: depot{client, n.c.Scratch},
 		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger,

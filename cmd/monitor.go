@@ -1,0 +1,69 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"mp/job"
+)
+
+// monitorHelp is the help of --monitor, wherever it is.
+const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (it runs) and /readyz (it belongs to the cluster); empty: nowhere"
+
+// monitor answers whoever looks after this process. It tells nothing that is secret, and asks for no token.
+type monitor struct {
+	ready atomic.Pointer[func() error]
+}
+
+// watch says what readiness is from now on: nil, or why not. Before, the process is starting.
+func (m *monitor) watch(ready func() error) { m.ready.Store(&ready) }
+
+// withMonitor serves a monitor at address while body runs; an empty address serves none. It listens before body begins, so
+// that a start that takes long is not taken for a death.
+func withMonitor(ctx context.Context, address string, log *slog.Logger, body func(context.Context, *monitor) error) error {
+	m := &monitor{}
+	if address == "" {
+		return body(ctx, m)
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return fmt.Errorf("%w: --monitor %q: want HOST:PORT", job.ErrConfig, address)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen for a supervisor (--monitor): %w", err)
+	}
+	server := &http.Server{Handler: m.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 14,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	err = body(ctx, m)
+	server.Close()
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		log.Warn("nobody could ask how this process is", "address", address, "reason", e)
+	}
+	return err
+}
+
+func (m *monitor) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		err := errors.New("the process is starting")
+		if ready := m.ready.Load(); ready != nil {
+			err = (*ready)()
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(w, "ok\n")
+	})
+	return mux
+}
