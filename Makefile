@@ -7,6 +7,7 @@
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
 # make explain-compare DATA=DIR CHECKPOINT=F   mp explain beside captum, which it fetches
+# make tensorboard-check   reads the files for TensorBoard with the real one, which it fetches
 # make venv       build/venv/bin/python: this machine's Python with the same torch, for the comparisons with PyTorch
 # eval "$(make env)"   lets plain go commands find libtorch
 
@@ -46,7 +47,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo drills soak attack-compare explain-compare test vet lint race fuzz cuda venv env proto clean
+.PHONY: all libs system demo drills soak attack-compare explain-compare tensorboard-check test vet lint race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -156,6 +157,13 @@ $(BUILD)/captum/captum/__init__.py: | venv
 explain-compare: all $(BUILD)/captum/captum/__init__.py
 	@if [ -z "$(DATA)" -o -z "$(CHECKPOINT)" ]; then echo "give DATA=DIR, a MiniPlaces folder, and CHECKPOINT=F, a SimpleNet" >&2; exit 64; fi
 	CAPTUM=$(BUILD)/captum $(BUILD)/venv/bin/python explain/testdata/compare.py --data $(DATA) --checkpoint $(CHECKPOINT)
+
+# tensorboard without what only its server needs; numpy is torch's.
+$(BUILD)/tensorboard/tensorboard/__init__.py: | venv
+	$(BUILD)/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(BUILD)/tensorboard tensorboard==2.20.0 absl-py protobuf
+
+tensorboard-check: $(BUILD)/tensorboard/tensorboard/__init__.py
+	TENSORBOARD=$(BUILD)/tensorboard go test -count=1 -v -run Real ./metrics/tensorboard
 
 demo: all
 	deploy/demo.sh $(DATA)

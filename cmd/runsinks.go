@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"mp/metrics"
+	"mp/metrics/tensorboard"
 	"mp/mppb"
 )
 
@@ -19,6 +21,7 @@ import (
 // concurrent use.
 type runSinks struct {
 	runs    string // folder of run directories
+	writer  string // who writes, in names of files
 	about   func(job string) (*mppb.Job, error)
 	console metrics.Sink // nil: none
 	began   time.Time
@@ -28,7 +31,7 @@ type runSinks struct {
 }
 
 func newRunSinks(c hubConfig) *runSinks {
-	return &runSinks{runs: c.coordinator.RunsDir, console: c.console, began: time.Now(), known: map[string]bool{}}
+	return &runSinks{runs: c.coordinator.RunsDir, writer: plainName(c.coordinator.ID), console: c.console, began: time.Now(), known: map[string]bool{}}
 }
 
 // sink returns the sink of a job; it is what a recorder wants: an event is in the files when Emit returns, or Err says why
@@ -58,6 +61,11 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 		return nil, err
 	}
 	all := metrics.Tee{metrics.NewPictures(dir, files)}
+	curves, err := tensorboard.New(tensorboard.Config{Dir: dir, Name: r.writer}, history(dir))
+	if err != nil {
+		return nil, errors.Join(err, all.Close())
+	}
+	all = append(all, curves)
 	if r.console != nil {
 		all = append(all, newest{sink: r.console, since: r.began})
 	}
@@ -65,6 +73,35 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 	defer r.mu.Unlock()
 	r.known[job] = true
 	return all, nil
+}
+
+// plainName is an identity that may stand in a file's name.
+func plainName(id string) string {
+	return strings.Map(func(c rune) rune {
+		if c == '-' || c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' {
+			return c
+		}
+		return '-'
+	}, id)
+}
+
+// history is what has been told of a run so far, in the order of time. What cannot be read is no reason not to go on: then
+// the run's goodput counts from now on.
+func history(dir string) []metrics.Event {
+	var all []metrics.Event
+	for _, name := range recordedFiles() {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			continue
+		}
+		events, err := metrics.Read(f)
+		f.Close()
+		if err == nil {
+			all = append(all, events...)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b metrics.Event) int { return a.Time.Compare(b.Time) })
+	return all
 }
 
 // touched lists the jobs of which something was written and that were not forgotten.

@@ -107,7 +107,8 @@ type Spec struct {
 	CheckpointEvery int `yaml:"checkpoint-every" json:"checkpoint-every"`
 	KeepCheckpoints int `yaml:"keep-checkpoints" json:"keep-checkpoints"`
 
-	Pictures bool `yaml:"pictures" json:"pictures"`
+	Pictures   bool `yaml:"pictures" json:"pictures"`
+	Histograms int  `yaml:"histograms" json:"histograms"`
 }
 
 // RunName is the name of the run's directory: the start's local time, then the run's name or, without one, its model.

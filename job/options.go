@@ -97,6 +97,7 @@ func Options() []Option {
 		{Name: "checkpoint-every", Group: report, Help: "steps between checkpoints within an epoch; 0: at the end of epochs only", Field: func(s *Spec) any { return &s.CheckpointEvery }},
 		{Name: "keep-checkpoints", Group: report, Help: "newest checkpoints kept, beside the best", Field: func(s *Spec) any { return &s.KeepCheckpoints }},
 		{Name: "pictures", Group: report, Help: "after each validation, keep pictures of training images, of where the network looks in them and, in adversarial training, of attacked ones", Field: func(s *Spec) any { return &s.Pictures }},
+		{Name: "histograms", Group: report, Help: "epochs between histograms of weights and gradients, for TensorBoard; 0: none", Field: func(s *Spec) any { return &s.Histograms }},
 	}
 }
 

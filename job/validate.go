@@ -88,6 +88,7 @@ func (s Spec) checkNumbers(report func(string, ...any)) {
 		{option: "threads", value: float64(s.Threads), low: 0, high: 4096},
 		{option: "print-freq", value: float64(s.PrintFreq), low: 1, high: 1e9},
 		{option: "checkpoint-every", value: float64(s.CheckpointEvery), low: 0, high: 1e9},
+		{option: "histograms", value: float64(s.Histograms), low: 0, high: 1e6},
 		{option: "keep-checkpoints", value: float64(s.KeepCheckpoints), low: 1, high: 1e6},
 	} {
 		switch {

@@ -27,6 +27,7 @@ const (
 	KindLeader     Kind = "leader"     // another coordinator leads
 	KindGoodput    Kind = "goodput"    // what faults have cost so far
 	KindPicture    Kind = "picture"    // a picture made during training
+	KindHistograms Kind = "histograms" // distributions of weights and gradients
 )
 
 // Event is one thing that happened. Exactly the payload that Kind names is set. Its JSON is a file format: names and
@@ -51,7 +52,8 @@ type Event struct {
 	Leader  *Leader        `json:"leader,omitempty"`
 	Goodput *GoodputReport `json:"goodput,omitempty"`
 
-	Picture *Picture `json:"picture,omitempty"`
+	Picture    *Picture    `json:"picture,omitempty"`
+	Histograms *Histograms `json:"histograms,omitempty"`
 }
 
 // Origin says where a recorder read an event, so that a sink that keeps events keeps each once. Whoever emits an event

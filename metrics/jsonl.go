@@ -18,7 +18,7 @@ const (
 )
 
 // JSONL is a Sink that appends every event as one line of JSON to the files of a run directory: steps, epochs,
-// validations, workers and goodput to MetricsFile, everything else to EventsFile; progress is not kept. A line is handed to
+// validations, workers, goodput and histograms to MetricsFile, everything else to EventsFile; progress is not kept. A line is handed to
 // the system at once, so a killed process loses none and at most cuts the last one short. An event that comes again from
 // the same place of the same stream, because a recorder was killed, is kept once.
 type JSONL struct {
@@ -107,7 +107,7 @@ func (j *JSONL) Emit(e Event) {
 	}
 	f, last := j.events, &j.lastEvents
 	switch e.Kind {
-	case KindStep, KindEpoch, KindValidation, KindWorker, KindGoodput:
+	case KindStep, KindEpoch, KindValidation, KindWorker, KindGoodput, KindHistograms:
 		f, last = j.metrics, &j.lastMetrics
 	}
 	if e.Origin != nil && e.Origin.Stream.Equal(last.Stream) && e.Origin.Sequence <= last.Sequence {
@@ -213,6 +213,8 @@ func (e Event) update() (int, bool) {
 		return e.Worker.Update, true
 	case e.Picture != nil:
 		return e.Picture.Update, true
+	case e.Histograms != nil:
+		return e.Histograms.Update, true
 	}
 	return 0, false
 }

@@ -67,7 +67,7 @@ func TestPicturesShowTheRunAndChangeNoBit(t *testing.T) {
 	}
 	for name, s := range specs {
 		without := want(t, s, p)
-		s.Pictures = true
+		s.Pictures, s.Histograms = true, 2
 		with, sink := listenTo(t, s, p)
 		if with.SHA256 != without.SHA256 || with.OptimizerSHA256 != without.OptimizerSHA256 || with.Best != without.Best {
 			t.Errorf("%s: with pictures %.8s, %.8s, %+v; without %.8s, %.8s, %+v", name, with.SHA256, with.OptimizerSHA256, with.Best, without.SHA256, without.OptimizerSHA256, without.Best)
@@ -94,10 +94,18 @@ func TestPicturesShowTheRunAndChangeNoBit(t *testing.T) {
 		if !slices.Equal(got, wanted) {
 			t.Errorf("%s: got pictures %q, want %q", name, got, wanted)
 		}
+		histograms := 0
 		for _, e := range sink.events {
-			if e.Story != nil && e.Story.Topic == "picture" {
+			switch {
+			case e.Story != nil && e.Story.Topic == "picture", e.Story != nil && e.Story.Topic == "histograms":
 				t.Errorf("%s: %s", name, e.Story.Text)
+			case e.Histograms != nil:
+				histograms++
+				checkHistograms(t, *e.Histograms)
 			}
+		}
+		if histograms != s.Epochs/2 {
+			t.Errorf("%s: %d histograms in %d epochs, want one every other", name, histograms, s.Epochs)
 		}
 	}
 	s := cheap(t)
@@ -109,6 +117,26 @@ func TestPicturesShowTheRunAndChangeNoBit(t *testing.T) {
 	}
 	c.join()
 	c.check(w)
+}
+
+// checkHistograms looks at those of SimpleNet with four classes.
+func checkHistograms(t *testing.T, h metrics.Histograms) {
+	t.Helper()
+	elements := map[string]int{"features.0.weight": 64 * 3 * 7 * 7, "features.0.bias": 64, "features.7.weight": 256 * 64, "fc.weight": 4 * 512, "fc.bias": 4}
+	for what, all := range map[string][]metrics.Histogram{"weights": h.Weights, "gradients": h.Gradients} {
+		found := 0
+		for _, one := range all {
+			if n, ok := elements[one.Name]; ok {
+				found++
+				if one.Count != n || one.Max <= one.Min || one.Squares <= 0 {
+					t.Errorf("%s of %s: %+v, want %d elements", what, one.Name, one, n)
+				}
+			}
+		}
+		if found != len(elements) || len(all) != 16 || h.Update != 12 {
+			t.Errorf("after update %d, %s of %d parameters with %d of those known, want 16 with all of %d", h.Update, what, len(all), found, len(elements))
+		}
+	}
 }
 
 // Noise is what compresses worst, and larger images than any job may have.

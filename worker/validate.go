@@ -85,6 +85,7 @@ func (v *visit) afterValidation(ctx context.Context, all scored, took time.Durat
 		}
 		v.emit(metrics.Event{Kind: metrics.KindValidation, Validation: &e})
 		v.tellCollapse()
+		v.histograms(ctx)
 		if err := v.picture(ctx); err != nil {
 			return err
 		}

@@ -41,6 +41,7 @@ func rooms() []room {
 		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
 		{"metrics", nil, []string{"github.com/schollz/progressbar/v3", "golang.org/x/term"},
 			"metrics carries what others tell it and decides nothing about a run"},
+		{"metrics/tensorboard", []string{"metrics"}, []string{"google.golang.org/protobuf/..."}, "files for TensorBoard are made of events, without TensorFlow"},
 		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
 		{"mppb", nil, []string{"google.golang.org/grpc/...", "google.golang.org/protobuf/..."}, "the protocol belongs to nobody"},
 		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},

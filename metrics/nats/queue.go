@@ -69,7 +69,7 @@ func (q *queue) takeDropped() int {
 // lossy are kinds of which there are many and each says little.
 func lossy(kind metrics.Kind) bool {
 	switch kind {
-	case metrics.KindStep, metrics.KindWorker, metrics.KindGoodput, metrics.KindPicture: // of which each is large
+	case metrics.KindStep, metrics.KindWorker, metrics.KindGoodput, metrics.KindPicture, metrics.KindHistograms: // of the last each is large
 		return true
 	}
 	return false
