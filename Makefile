@@ -2,6 +2,7 @@
 # make demo       trains scenenet on this machine for a few minutes (DATA=DIR for your own MiniPlaces)
 # make attack-compare DATA=DIR CHECKPOINT=F   mp attack beside torchattacks, which it fetches; hours (IMAGES=, EPS=, ATTACKS= shorten it)
 # make test       everything CI checks
+# make web-check   looks at the web page with headless Chromium while mp trains; pictures in build/screenshots
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, some minutes
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make cuda       compiles the CUDA sources (no GPU needed)
@@ -47,7 +48,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo drills soak attack-compare explain-compare tensorboard-check test vet lint race fuzz cuda venv env proto clean
+.PHONY: all libs system demo web-check drills soak attack-compare explain-compare tensorboard-check test vet lint race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -167,6 +168,13 @@ tensorboard-check: $(BUILD)/tensorboard/tensorboard/__init__.py
 
 demo: all
 	deploy/demo.sh $(DATA)
+
+# Root installs the browser; others are told.
+web-check: libs
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
+		else echo "missing Chromium; run: sudo apt-get install -y chromium" >&2; exit 1; fi; fi
+	SCREENSHOTS=$(BUILD)/screenshots go test -count 1 -timeout 15m -run 'TestPage' ./coordinator/web ./cmd
 
 drills: all
 	go test -tags long -timeout 30m ./internal/testcluster

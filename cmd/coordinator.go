@@ -25,6 +25,8 @@ type coordinatorOptions struct {
 	natsCreds string
 	natsPort  string
 	monitor   string
+	web       webFlags
+	page      webOptions // what web says
 }
 
 // newCoordinatorCommand returns `mp coordinator`.
@@ -49,6 +51,7 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 	f.StringVar(&o.nats, "nats", natsEmbedded, "where metrics go: embedded, none, or the URL of a NATS server")
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server given by URL")
 	f.StringVar(&o.natsPort, "nats-listen", "", "HOST:PORT of the embedded NATS server; empty: a free port, the same at every start if it can be")
+	o.web.add(c)
 	f.IntVar(&o.config.MinWorkers, "min-workers", d.MinWorkers, "workers below which a job waits")
 	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see mp doctor")
 	f.BoolVar(&o.config.Dismiss, "dismiss", false, "let the workers go, with code 0, once every job has ended; otherwise they wait for the next one")
@@ -107,11 +110,16 @@ type serving struct {
 	ID      string `json:"id"`
 	Address string `json:"address"`
 	NATS    string `json:"nats"` // empty: none
+	Web     string `json:"web"`  // the page; empty: none
 }
 
 // runCoordinator serves until ctx ends.
 func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
-	o.config.Version = version()
+	page, err := o.web.options(o.config.Token)
+	if err != nil {
+		return err
+	}
+	o.page, o.config.Version = page, version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
 	return withMonitor(ctx, o.monitor, log, func(ctx context.Context, m *monitor) error {
 		return coordinate(ctx, e, o, m, log)
@@ -122,6 +130,7 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, log *slog.Logger) error {
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), natsListen: o.natsPort, log: log, archive: true,
+		web: o.page,
 		story: func(event *mppb.Event) {
 			if event.Topic == "leave" && event.Job != "" {
 				return // the view that follows from it says it again, and what became of the work
@@ -131,12 +140,15 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 	}, func(ctx context.Context, h *hub) error {
 		m.watch(h.coordinator.Ready)
 		if e.json {
-			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL}); err != nil {
+			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL, h.page}); err != nil {
 				return err
 			}
 		} else {
 			fmt.Fprintf(e.human(), "%s  %s listens on %s; runs go to %s\n%10sworkers: mp worker --coordinator %s --data DIR; jobs: mp submit --coordinator %s\n",
 				time.Now().Format(time.TimeOnly), o.config.ID, h.coordinator.Address(), o.config.RunsDir, "", h.coordinator.Address(), h.coordinator.Address())
+			if h.page != "" {
+				fmt.Fprintf(e.human(), "%10sweb page: %s\n", "", h.page)
+			}
 		}
 		<-ctx.Done()
 		return nil

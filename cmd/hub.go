@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mp/coordinator"
+	"mp/coordinator/web"
 	"mp/job"
 	"mp/metrics"
 	"mp/metrics/nats"
@@ -36,6 +37,7 @@ type hubConfig struct {
 	archive bool              // bring what was recorded of a job that has ended to all coordinators
 	story   func(*mppb.Event) // told of every event of the cluster since the start; nil: nobody is
 	console metrics.Sink      // gets every job's events since the start, beside the job's files; nil: nobody does
+	web     webOptions        // where the web page is served
 }
 
 // hub is a running hubConfig.
@@ -46,6 +48,8 @@ type hub struct {
 	natsFile    string // credentials for it; empty: the URL has them
 	runs        *runSinks
 	recorder    *nats.Recorder // nil: no NATS
+	web         *web.Server    // nil: no page
+	page        string         // its address
 }
 
 // part is something of a hub that runs until it is told to end.
@@ -85,21 +89,33 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	broken := func() { cancel(errBroken) }
-	var server, node, tale, record *part
+	var server, node, tale, record, page *part
+	var port net.Listener // the page's
 	h := &hub{id: c.coordinator.ID, natsFile: c.natsFile}
-	// The reverse of the start: the coordinator may tell of its end, that is recorded, and NATS goes last.
+	// The reverse of the start: the coordinator may tell of its end, that is recorded and shown, and NATS goes last.
 	defer func() {
 		var told error
 		if errors.Is(context.Cause(ctx), errBroken) && errors.Is(err, context.Canceled) {
 			err = nil // body only ended because of it
 		}
+		if h.web != nil && !errors.Is(context.Cause(ctx), errBroken) {
+			h.web.Remember(context.WithoutCancel(ctx))
+		}
 		err = errors.Join(err, node.end())
 		told = tale.end()
 		h.sync()
-		err = errors.Join(err, told, record.end(), server.end())
+		err = errors.Join(err, told, record.end(), page.end(), server.end())
+		if page == nil && port != nil {
+			port.Close()
+		}
 	}()
 	if err := c.coordinator.Validate(); err != nil { // before NATS takes its words for its own
 		return err
+	}
+	if c.web.wanted() { // before anything runs: a port in use is said at once
+		if port, err = c.web.listen(); err != nil {
+			return err
+		}
 	}
 	if server, err = h.startNATS(ctx, c, broken); err != nil {
 		return err
@@ -110,6 +126,11 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	c.coordinator.NATSURL, c.coordinator.Logger, c.coordinator.OnEvent = h.natsURL, c.log, teller.hear
 	if h.coordinator, err = coordinator.New(c.coordinator); err != nil {
 		return err
+	}
+	if port != nil {
+		if page, err = h.startWeb(c, port, broken); err != nil {
+			return err
+		}
 	}
 	tale = begin("story", broken, teller.run)
 	node = begin("coordinator", broken, h.coordinator.Run)
@@ -181,6 +202,23 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 	}
 	h.natsURL, err = withToken(server.URL(), c.coordinator.Token)
 	return p, err
+}
+
+// startWeb serves the web page of this node's runs and the cluster's jobs on a port.
+func (h *hub) startWeb(c hubConfig, port net.Listener, broken func()) (*part, error) {
+	client, err := h.client(c.coordinator.Token)
+	if err != nil {
+		return nil, err
+	}
+	h.web, err = web.New(web.Config{Runs: c.coordinator.RunsDir, Jobs: webJobs{client}, Token: c.web.token, Version: version(), Logger: c.log})
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	h.page, h.runs.live = pageURL(port), h.web.Sink
+	return begin("web page", broken, func(ctx context.Context) error {
+		defer client.Close()
+		return serveWeb(ctx, port, h.web, c.log)
+	}), nil
 }
 
 // withToken is the server's URL with the secret that it asks for: who is told of it has shown the secret already.

@@ -23,7 +23,8 @@ type runSinks struct {
 	runs    string // folder of run directories
 	writer  string // who writes, in names of files
 	about   func(job string) (*mppb.Job, error)
-	console metrics.Sink // nil: none
+	console metrics.Sink                  // nil: none
+	live    func(run string) metrics.Sink // of the web page; nil: there is none
 	began   time.Time
 
 	mu    sync.Mutex
@@ -66,6 +67,9 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 		return nil, errors.Join(err, all.Close())
 	}
 	all = append(all, curves)
+	if r.live != nil {
+		all = append(all, r.live(j.Directory)) // after the files, which it makes the page read
+	}
 	if r.console != nil {
 		all = append(all, newest{sink: r.console, since: r.began})
 	}

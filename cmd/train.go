@@ -39,11 +39,14 @@ type trainOptions struct {
 	workers   int
 	gpus      string
 	failAfter time.Duration
+	web       webOptions
 }
 
 // newTrainCommand returns `mp train`.
 func newTrainCommand(e *env) *cobra.Command {
 	var o trainOptions
+	var page webFlags
+	var token string
 	c := &cobra.Command{
 		Use:   "train DATA",
 		Short: "Train a network on this machine",
@@ -64,11 +67,17 @@ func newTrainCommand(e *env) *cobra.Command {
 	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1")
 	f.DurationVar(&o.failAfter, "fail-after", coordinator.DefaultConfig().FailAfter, "how long a worker may be silent before the others go on without it")
 	f.StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
+	page.add(c)
+	f.StringVar(&token, "token", "", "secret that the web page asks for; empty: none")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show configuration, layers, memory and schedule without training")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := ""
 		if len(args) > 0 {
 			dir = args[0]
+		}
+		var err error
+		if o.web, err = page.options(token); err != nil {
+			return err
 		}
 		r, err := resolveRun(flags, dir, o)
 		if err != nil {

@@ -53,7 +53,7 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 	var result trained
 	err = withHub(ctx, hubConfig{
 		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, natsFolder), log: log, console: t.people,
-		story: t.general,
+		story: t.general, web: t.web,
 	}, func(hubCtx context.Context, h *hub) error {
 		var err error
 		result, err = t.lead(ctx, hubCtx, h)
@@ -73,6 +73,9 @@ func (t *trainer) general(e *mppb.Event) {
 // the coordinator is broken too.
 func (t *trainer) lead(asked, ctx context.Context, h *hub) (trained, error) {
 	var err error
+	if h.page != "" {
+		fmt.Fprintln(t.env.human(), "web page: "+h.page)
+	}
 	if t.client, err = h.client(""); err != nil {
 		return trained{}, err
 	}

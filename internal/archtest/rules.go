@@ -47,10 +47,12 @@ func rooms() []room {
 		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},
 			[]string{"github.com/hashicorp/...", "go.etcd.io/bbolt/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
 			"a coordinator meets workers in mppb only, and needs no libtorch"},
+		{"coordinator/web", []string{"metrics"}, nil, "the page shows what files and an interface tell: it cannot reach into a cluster, and needs nothing from other hosts"},
 		{"coordinator/membership", nil, nil, "who computes what is decided without I/O, so that every decision can be replayed"},
 		{"coordinator/membership/sim", []string{"coordinator/membership"}, nil, "a simulation has its own clock, network and workers: the same seed gives the same story on any machine"},
 		{"internal/testcluster", []string{"..."}, []string{"..."}, ""},
 		{"internal/archtest", nil, nil, "the rules stand outside the house"},
+		{"internal/browser", nil, []string{"github.com/chromedp/..."}, "tests look at any page with it, so it knows none"},
 		{"internal/shared", nil, nil, "it finds test material and nothing else"},
 	}
 }
@@ -75,7 +77,7 @@ func outerNames() []string {
 
 // testOnly are packages that no code outside tests may import; they may read the environment.
 func testOnly() []string {
-	return []string{"internal/testcluster", "internal/shared", "internal/archtest", "allreduce/allreducetest", "model/modeltest", "attack/attacktest"}
+	return []string{"internal/testcluster", "internal/shared", "internal/browser", "internal/archtest", "allreduce/allreducetest", "model/modeltest", "attack/attacktest"}
 }
 
 // pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.
