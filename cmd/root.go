@@ -64,12 +64,14 @@ func verbs() []verb {
 		{groupCluster, newWorkerCommand},
 		{groupCluster, newSubmitCommand},
 		{groupCluster, newJobsCommand},
+		{groupCluster, newWatchCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDrillCommand},
 		{groupMeasure, newDoctorCommand},
 		{groupHelp, newCompletionCommand},
+		{groupHelp, newManCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
