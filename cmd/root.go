@@ -114,7 +114,7 @@ func newRoot(e *env) (root *cobra.Command, started *bool) {
 		c.GroupID = v.group
 		root.AddCommand(c)
 	}
-	root.SetHelpCommand(newHelpCommand())
+	root.SetHelpCommand(newHelpCommand(e))
 	root.SetHelpCommandGroupID(groupHelp)
 	root.InitDefaultHelpCmd()
 	root.CompletionOptions.DisableDefaultCmd = true

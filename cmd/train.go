@@ -64,7 +64,7 @@ func newTrainCommand(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.IntVar(&o.workers, "workers", 0, "workers on the CPU; 0: as many as is fastest here. Without --shards a batch is then cut into 4, or more for more workers")
-	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1")
+	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1; empty: --workers and --device decide")
 	f.DurationVar(&o.failAfter, "fail-after", coordinator.DefaultConfig().FailAfter, "how long a worker may be silent before the others go on without it")
 	f.StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
 	page.add(c)
