@@ -37,6 +37,7 @@ type Device struct {
 	done    chan struct{} // closed when the thread has ended
 	once    sync.Once
 	threads atomic.Int64
+	now     int  // intra-op threads of the thread at this moment; only it uses this
 	widen   bool // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
 
 	message [C.MP_ERR]C.char // of the device's thread
@@ -86,6 +87,7 @@ func (d *Device) prepare() error {
 	if err := check(C.mp_set_threads(C.int(d.config.Threads), &message[0]), "set threads", &message); err != nil {
 		return err
 	}
+	d.now = d.config.Threads
 	if d.config.GPU == CPU {
 		var native C.int
 		err := check(C.mp_cpu_bf16(&native, &message[0]), "ask for bfloat16", &message)
@@ -173,6 +175,7 @@ func (d *Device) SetThreads(ctx context.Context, threads int) error {
 		if err := check(C.mp_set_threads(C.int(threads), &message[0]), "set threads", &message); err != nil {
 			return err
 		}
+		d.now = threads
 		d.threads.Store(int64(threads))
 		return nil
 	})
