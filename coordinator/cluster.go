@@ -130,6 +130,20 @@ func (c *cluster) Show(ctx context.Context, name *mppb.JobName) (*mppb.JobDetail
 	return detail, err
 }
 
+// Workers are those who are in.
+func (c *cluster) Workers(ctx context.Context, _ *mppb.WorkersRequest) (*mppb.WorkersReply, error) {
+	if err := c.elsewhere(); err != nil {
+		return nil, err
+	}
+	reply := &mppb.WorkersReply{FailAfterMs: milliseconds(c.times.FailAfter)}
+	err := c.withSeen(ctx, func(s *membership.State, seen func(uint64) membership.Seen) {
+		for _, w := range s.Workers {
+			reply.Workers = append(reply.Workers, fromWorker(s, w, seen(w.ID)))
+		}
+	})
+	return reply, err
+}
+
 // withSeen calls look with the state and with what the leader's loop knows of a worker.
 func (c *Coordinator) withSeen(ctx context.Context, look func(*membership.State, func(uint64) membership.Seen)) error {
 	r := c.reigns.Load()
@@ -167,17 +181,12 @@ func (c *cluster) Steer(ctx context.Context, req *mppb.SteerRequest) (*mppb.Job,
 	return c.Job(req.Id)
 }
 
-func (c *cluster) Status(_ context.Context, req *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
-	if !req.Own {
-		if err := c.elsewhere(); err != nil {
-			return nil, err
-		}
+func (c *cluster) Status(context.Context, *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
+	if err := c.elsewhere(); err != nil {
+		return nil, err
 	}
 	id, _ := c.Leader()
-	reply := &mppb.ClusterStatus{Leader: id, NatsUrl: c.cfg.NATSURL}
-	for _, p := range c.peers() {
-		reply.Nodes = append(reply.Nodes, p.Address)
-	}
+	reply := &mppb.ClusterStatus{Leader: id}
 	c.fsm.read(func(s *membership.State) { reply.RaftIndex = s.Index })
 	return reply, nil
 }

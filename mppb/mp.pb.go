@@ -2333,16 +2333,103 @@ func (x *WorkerInfo) GetState() string {
 	return ""
 }
 
+type WorkersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkersRequest) Reset() {
+	*x = WorkersRequest{}
+	mi := &file_mppb_mp_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkersRequest) ProtoMessage() {}
+
+func (x *WorkersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkersRequest.ProtoReflect.Descriptor instead.
+func (*WorkersRequest) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{23}
+}
+
+type WorkersReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workers       []*WorkerInfo          `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`                               // by identity
+	FailAfterMs   uint32                 `protobuf:"varint,2,opt,name=fail_after_ms,json=failAfterMs,proto3" json:"fail_after_ms,omitempty"` // as in Welcome
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkersReply) Reset() {
+	*x = WorkersReply{}
+	mi := &file_mppb_mp_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkersReply) ProtoMessage() {}
+
+func (x *WorkersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkersReply.ProtoReflect.Descriptor instead.
+func (*WorkersReply) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WorkersReply) GetWorkers() []*WorkerInfo {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+func (x *WorkersReply) GetFailAfterMs() uint32 {
+	if x != nil {
+		return x.FailAfterMs
+	}
+	return 0
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Own           bool                   `protobuf:"varint,1,opt,name=own,proto3" json:"own,omitempty"` // whoever is asked answers for itself, also without leading
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_mppb_mp_proto_msgTypes[23]
+	mi := &file_mppb_mp_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2441,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[23]
+	mi := &file_mppb_mp_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,29 +2454,20 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *StatusRequest) GetOwn() bool {
-	if x != nil {
-		return x.Own
-	}
-	return false
+	return file_mppb_mp_proto_rawDescGZIP(), []int{25}
 }
 
 type ClusterStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`                         // its ID
 	RaftIndex     uint64                 `protobuf:"varint,6,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"` // entries of its log that are applied
-	NatsUrl       string                 `protobuf:"bytes,9,opt,name=nats_url,json=natsUrl,proto3" json:"nats_url,omitempty"`        // where those workers send metrics that this node has welcomed; empty: nowhere
-	Nodes         []string               `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`                          // addresses of all coordinators
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_mppb_mp_proto_msgTypes[24]
+	mi := &file_mppb_mp_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2479,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[24]
+	mi := &file_mppb_mp_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2492,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{24}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ClusterStatus) GetLeader() string {
@@ -2431,20 +2509,6 @@ func (x *ClusterStatus) GetRaftIndex() uint64 {
 	return 0
 }
 
-func (x *ClusterStatus) GetNatsUrl() string {
-	if x != nil {
-		return x.NatsUrl
-	}
-	return ""
-}
-
-func (x *ClusterStatus) GetNodes() []string {
-	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
 type EventsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"` // first sequence number wanted
@@ -2456,7 +2520,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_mppb_mp_proto_msgTypes[25]
+	mi := &file_mppb_mp_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2532,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[25]
+	mi := &file_mppb_mp_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2545,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{25}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EventsRequest) GetFrom() uint64 {
@@ -2526,7 +2590,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_mppb_mp_proto_msgTypes[26]
+	mi := &file_mppb_mp_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2602,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[26]
+	mi := &file_mppb_mp_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2615,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{26}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -2649,7 +2713,7 @@ type FileName struct {
 
 func (x *FileName) Reset() {
 	*x = FileName{}
-	mi := &file_mppb_mp_proto_msgTypes[27]
+	mi := &file_mppb_mp_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2725,7 @@ func (x *FileName) String() string {
 func (*FileName) ProtoMessage() {}
 
 func (x *FileName) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[27]
+	mi := &file_mppb_mp_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2738,7 @@ func (x *FileName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileName.ProtoReflect.Descriptor instead.
 func (*FileName) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{27}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FileName) GetJob() string {
@@ -2712,7 +2776,7 @@ type FileState struct {
 
 func (x *FileState) Reset() {
 	*x = FileState{}
-	mi := &file_mppb_mp_proto_msgTypes[28]
+	mi := &file_mppb_mp_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2724,7 +2788,7 @@ func (x *FileState) String() string {
 func (*FileState) ProtoMessage() {}
 
 func (x *FileState) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[28]
+	mi := &file_mppb_mp_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2737,7 +2801,7 @@ func (x *FileState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileState.ProtoReflect.Descriptor instead.
 func (*FileState) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{28}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FileState) GetJob() string {
@@ -2794,7 +2858,7 @@ type FilePart struct {
 
 func (x *FilePart) Reset() {
 	*x = FilePart{}
-	mi := &file_mppb_mp_proto_msgTypes[29]
+	mi := &file_mppb_mp_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2870,7 @@ func (x *FilePart) String() string {
 func (*FilePart) ProtoMessage() {}
 
 func (x *FilePart) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[29]
+	mi := &file_mppb_mp_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2883,7 @@ func (x *FilePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilePart.ProtoReflect.Descriptor instead.
 func (*FilePart) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{29}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FilePart) GetFile() *FileState {
@@ -2859,7 +2923,7 @@ type FileList struct {
 
 func (x *FileList) Reset() {
 	*x = FileList{}
-	mi := &file_mppb_mp_proto_msgTypes[30]
+	mi := &file_mppb_mp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +2935,7 @@ func (x *FileList) String() string {
 func (*FileList) ProtoMessage() {}
 
 func (x *FileList) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[30]
+	mi := &file_mppb_mp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +2948,7 @@ func (x *FileList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileList.ProtoReflect.Descriptor instead.
 func (*FileList) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{30}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FileList) GetFiles() []*FileState {
@@ -2909,7 +2973,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_mppb_mp_proto_msgTypes[31]
+	mi := &file_mppb_mp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +2985,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[31]
+	mi := &file_mppb_mp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +2998,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{31}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StateRequest) GetJob() string {
@@ -3000,7 +3064,7 @@ type StatePart struct {
 
 func (x *StatePart) Reset() {
 	*x = StatePart{}
-	mi := &file_mppb_mp_proto_msgTypes[32]
+	mi := &file_mppb_mp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3076,7 @@ func (x *StatePart) String() string {
 func (*StatePart) ProtoMessage() {}
 
 func (x *StatePart) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[32]
+	mi := &file_mppb_mp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3089,7 @@ func (x *StatePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatePart.ProtoReflect.Descriptor instead.
 func (*StatePart) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{32}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatePart) GetNumber() uint32 {
@@ -3066,6 +3130,731 @@ func (x *StatePart) GetData() []byte {
 func (x *StatePart) GetCrc32C() uint32 {
 	if x != nil {
 		return x.Crc32C
+	}
+	return 0
+}
+
+type ToErrand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*ToErrand_Errand
+	//	*ToErrand_Network
+	//	*ToErrand_Part
+	Message       isToErrand_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToErrand) Reset() {
+	*x = ToErrand{}
+	mi := &file_mppb_mp_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToErrand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToErrand) ProtoMessage() {}
+
+func (x *ToErrand) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToErrand.ProtoReflect.Descriptor instead.
+func (*ToErrand) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ToErrand) GetMessage() isToErrand_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *ToErrand) GetErrand() *Errand {
+	if x != nil {
+		if x, ok := x.Message.(*ToErrand_Errand); ok {
+			return x.Errand
+		}
+	}
+	return nil
+}
+
+func (x *ToErrand) GetNetwork() *FilePart {
+	if x != nil {
+		if x, ok := x.Message.(*ToErrand_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
+func (x *ToErrand) GetPart() *AttackPart {
+	if x != nil {
+		if x, ok := x.Message.(*ToErrand_Part); ok {
+			return x.Part
+		}
+	}
+	return nil
+}
+
+type isToErrand_Message interface {
+	isToErrand_Message()
+}
+
+type ToErrand_Errand struct {
+	Errand *Errand `protobuf:"bytes,1,opt,name=errand,proto3,oneof"`
+}
+
+type ToErrand_Network struct {
+	Network *FilePart `protobuf:"bytes,2,opt,name=network,proto3,oneof"` // file in the first part of each: its sha256 and size
+}
+
+type ToErrand_Part struct {
+	Part *AttackPart `protobuf:"bytes,3,opt,name=part,proto3,oneof"`
+}
+
+func (*ToErrand_Errand) isToErrand_Message() {}
+
+func (*ToErrand_Network) isToErrand_Message() {}
+
+func (*ToErrand_Part) isToErrand_Message() {}
+
+// FromErrand with nothing in message is a sign of life.
+type FromErrand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*FromErrand_Ready
+	//	*FromErrand_Found
+	//	*FromErrand_Images
+	Message       isFromErrand_Message `protobuf_oneof:"message"`
+	Progress      uint64               `protobuf:"varint,4,opt,name=progress,proto3" json:"progress,omitempty"` // grows with every piece of work of the worker, inside an attack too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FromErrand) Reset() {
+	*x = FromErrand{}
+	mi := &file_mppb_mp_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FromErrand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FromErrand) ProtoMessage() {}
+
+func (x *FromErrand) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FromErrand.ProtoReflect.Descriptor instead.
+func (*FromErrand) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *FromErrand) GetMessage() isFromErrand_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *FromErrand) GetReady() *ErrandReady {
+	if x != nil {
+		if x, ok := x.Message.(*FromErrand_Ready); ok {
+			return x.Ready
+		}
+	}
+	return nil
+}
+
+func (x *FromErrand) GetFound() *AttackFound {
+	if x != nil {
+		if x, ok := x.Message.(*FromErrand_Found); ok {
+			return x.Found
+		}
+	}
+	return nil
+}
+
+func (x *FromErrand) GetImages() *FilePart {
+	if x != nil {
+		if x, ok := x.Message.(*FromErrand_Images); ok {
+			return x.Images
+		}
+	}
+	return nil
+}
+
+func (x *FromErrand) GetProgress() uint64 {
+	if x != nil {
+		return x.Progress
+	}
+	return 0
+}
+
+type isFromErrand_Message interface {
+	isFromErrand_Message()
+}
+
+type FromErrand_Ready struct {
+	Ready *ErrandReady `protobuf:"bytes,1,opt,name=ready,proto3,oneof"`
+}
+
+type FromErrand_Found struct {
+	Found *AttackFound `protobuf:"bytes,2,opt,name=found,proto3,oneof"`
+}
+
+type FromErrand_Images struct {
+	Images *FilePart `protobuf:"bytes,3,opt,name=images,proto3,oneof"` // after found, until all of its image_bytes have come
+}
+
+func (*FromErrand_Ready) isFromErrand_Message() {}
+
+func (*FromErrand_Found) isFromErrand_Message() {}
+
+func (*FromErrand_Images) isFromErrand_Message() {}
+
+// Errand says what parts will be computed with: all that the numbers depend on, but for the parts themselves.
+type Errand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Protocol      uint32                 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`                      // mppb.Protocol
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`                         // of the program; worker and client must agree
+	Split         string                 `protobuf:"bytes,3,opt,name=split,proto3" json:"split,omitempty"`                             // "train", "val": the pack that the images are of
+	PackSha256    string                 `protobuf:"bytes,4,opt,name=pack_sha256,json=packSha256,proto3" json:"pack_sha256,omitempty"` // data.Pack.Hash
+	Images        uint32                 `protobuf:"varint,5,opt,name=images,proto3" json:"images,omitempty"`                          // of that pack, for people
+	From          string                 `protobuf:"bytes,6,opt,name=from,proto3" json:"from,omitempty"`                               // where the client has it, for people
+	Classes       uint32                 `protobuf:"varint,7,opt,name=classes,proto3" json:"classes,omitempty"`
+	Threads       uint32                 `protobuf:"varint,8,opt,name=threads,proto3" json:"threads,omitempty"` // of one operation on the CPU
+	Precision     string                 `protobuf:"bytes,9,opt,name=precision,proto3" json:"precision,omitempty"`
+	Networks      []*NetworkName         `protobuf:"bytes,10,rep,name=networks,proto3" json:"networks,omitempty"` // the one that is measured; the one that is attacked where it is another
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Errand) Reset() {
+	*x = Errand{}
+	mi := &file_mppb_mp_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Errand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Errand) ProtoMessage() {}
+
+func (x *Errand) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Errand.ProtoReflect.Descriptor instead.
+func (*Errand) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Errand) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Errand) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Errand) GetSplit() string {
+	if x != nil {
+		return x.Split
+	}
+	return ""
+}
+
+func (x *Errand) GetPackSha256() string {
+	if x != nil {
+		return x.PackSha256
+	}
+	return ""
+}
+
+func (x *Errand) GetImages() uint32 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
+func (x *Errand) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Errand) GetClasses() uint32 {
+	if x != nil {
+		return x.Classes
+	}
+	return 0
+}
+
+func (x *Errand) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *Errand) GetPrecision() string {
+	if x != nil {
+		return x.Precision
+	}
+	return ""
+}
+
+func (x *Errand) GetNetworks() []*NetworkName {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkName identifies a Network by content.
+type NetworkName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sha256        string                 `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"` // of the encoded Network
+	Size          uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkName) Reset() {
+	*x = NetworkName{}
+	mi := &file_mppb_mp_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkName) ProtoMessage() {}
+
+func (x *NetworkName) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkName.ProtoReflect.Descriptor instead.
+func (*NetworkName) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *NetworkName) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *NetworkName) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// Network is weights as they travel: float32, by PyTorch's names, in the names' order.
+type Network struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Arch          string                 `protobuf:"bytes,1,opt,name=arch,proto3" json:"arch,omitempty"`
+	Arrays        []*NetworkArray        `protobuf:"bytes,2,rep,name=arrays,proto3" json:"arrays,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_mppb_mp_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Network) GetArch() string {
+	if x != nil {
+		return x.Arch
+	}
+	return ""
+}
+
+func (x *Network) GetArrays() []*NetworkArray {
+	if x != nil {
+		return x.Arrays
+	}
+	return nil
+}
+
+type NetworkArray struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Shape         []int64                `protobuf:"varint,2,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"` // little endian
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkArray) Reset() {
+	*x = NetworkArray{}
+	mi := &file_mppb_mp_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkArray) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkArray) ProtoMessage() {}
+
+func (x *NetworkArray) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkArray.ProtoReflect.Descriptor instead.
+func (*NetworkArray) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *NetworkArray) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkArray) GetShape() []int64 {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *NetworkArray) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type ErrandReady struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lacks         []string               `protobuf:"bytes,1,rep,name=lacks,proto3" json:"lacks,omitempty"` // SHA-256 of networks, to be brought in this order; empty: parts may come
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrandReady) Reset() {
+	*x = ErrandReady{}
+	mi := &file_mppb_mp_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrandReady) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrandReady) ProtoMessage() {}
+
+func (x *ErrandReady) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrandReady.ProtoReflect.Descriptor instead.
+func (*ErrandReady) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ErrandReady) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
+}
+
+type AttackPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Order         []byte                 `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`        // JSON of errand.Order
+	Ids           []int32                `protobuf:"varint,3,rep,packed,name=ids,proto3" json:"ids,omitempty"`    // images of the pack, attacked together
+	Pictures      uint32                 `protobuf:"varint,4,opt,name=pictures,proto3" json:"pictures,omitempty"` // how many of the changed images are wanted, of the first that are recognised before the attack
+	AllPictures   bool                   `protobuf:"varint,5,opt,name=all_pictures,json=allPictures,proto3" json:"all_pictures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttackPart) Reset() {
+	*x = AttackPart{}
+	mi := &file_mppb_mp_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttackPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttackPart) ProtoMessage() {}
+
+func (x *AttackPart) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttackPart.ProtoReflect.Descriptor instead.
+func (*AttackPart) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AttackPart) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AttackPart) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *AttackPart) GetIds() []int32 {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *AttackPart) GetPictures() uint32 {
+	if x != nil {
+		return x.Pictures
+	}
+	return 0
+}
+
+func (x *AttackPart) GetAllPictures() bool {
+	if x != nil {
+		return x.AllPictures
+	}
+	return false
+}
+
+// AttackFound is what became of a part. Lists of images are in the part's order.
+type AttackFound struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Clean         []int32                `protobuf:"varint,2,rep,packed,name=clean,proto3" json:"clean,omitempty"` // the likeliest classes of each image before, all images' one after another
+	After         []int32                `protobuf:"varint,3,rep,packed,name=after,proto3" json:"after,omitempty"`
+	Linf          []float64              `protobuf:"fixed64,4,rep,packed,name=linf,proto3" json:"linf,omitempty"`
+	L2            []float64              `protobuf:"fixed64,5,rep,packed,name=l2,proto3" json:"l2,omitempty"`
+	Queries       uint64                 `protobuf:"varint,6,opt,name=queries,proto3" json:"queries,omitempty"`
+	Facts         []byte                 `protobuf:"bytes,7,opt,name=facts,proto3" json:"facts,omitempty"`                               // JSON of attack.Facts
+	Seconds       float64                `protobuf:"fixed64,8,opt,name=seconds,proto3" json:"seconds,omitempty"`                         // of the device
+	Kept          []int32                `protobuf:"varint,9,rep,packed,name=kept,proto3" json:"kept,omitempty"`                         // positions of the images that follow
+	ImageBytes    uint64                 `protobuf:"varint,10,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"` // of these: float32, little endian
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttackFound) Reset() {
+	*x = AttackFound{}
+	mi := &file_mppb_mp_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttackFound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttackFound) ProtoMessage() {}
+
+func (x *AttackFound) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttackFound.ProtoReflect.Descriptor instead.
+func (*AttackFound) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *AttackFound) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AttackFound) GetClean() []int32 {
+	if x != nil {
+		return x.Clean
+	}
+	return nil
+}
+
+func (x *AttackFound) GetAfter() []int32 {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *AttackFound) GetLinf() []float64 {
+	if x != nil {
+		return x.Linf
+	}
+	return nil
+}
+
+func (x *AttackFound) GetL2() []float64 {
+	if x != nil {
+		return x.L2
+	}
+	return nil
+}
+
+func (x *AttackFound) GetQueries() uint64 {
+	if x != nil {
+		return x.Queries
+	}
+	return 0
+}
+
+func (x *AttackFound) GetFacts() []byte {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *AttackFound) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *AttackFound) GetKept() []int32 {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *AttackFound) GetImageBytes() uint64 {
+	if x != nil {
+		return x.ImageBytes
 	}
 	return 0
 }
@@ -3292,16 +4081,16 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\fmemory_bytes\x18\f \x01(\x04R\vmemoryBytes\x12!\n" +
 	"\farrival_skew\x18\r \x01(\x01R\varrivalSkew\x12\x16\n" +
 	"\x06joined\x18\x0e \x01(\x03R\x06joined\x12\x14\n" +
-	"\x05state\x18\x0f \x01(\tR\x05state\"!\n" +
-	"\rStatusRequest\x12\x10\n" +
-	"\x03own\x18\x01 \x01(\bR\x03own\"\x89\x01\n" +
+	"\x05state\x18\x0f \x01(\tR\x05state\"\x10\n" +
+	"\x0eWorkersRequest\"_\n" +
+	"\fWorkersReply\x12+\n" +
+	"\aworkers\x18\x01 \x03(\v2\x11.mp.v1.WorkerInfoR\aworkers\x12\"\n" +
+	"\rfail_after_ms\x18\x02 \x01(\rR\vfailAfterMs\"\x0f\n" +
+	"\rStatusRequest\"X\n" +
 	"\rClusterStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x06 \x01(\x04R\traftIndex\x12\x19\n" +
-	"\bnats_url\x18\t \x01(\tR\anatsUrl\x12\x14\n" +
-	"\x05nodes\x18\n" +
-	" \x03(\tR\x05nodesJ\x04\b\x02\x10\x06J\x04\b\a\x10\bJ\x04\b\b\x10\t\"M\n" +
+	"raft_index\x18\x06 \x01(\x04R\traftIndexJ\x04\b\x02\x10\x06J\x04\b\a\x10\bJ\x04\b\b\x10\t\"M\n" +
 	"\rEventsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x16\n" +
@@ -3352,7 +4141,64 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\fR\x06sha256\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x16\n" +
-	"\x06crc32c\x18\x06 \x01(\aR\x06crc32c*~\n" +
+	"\x06crc32c\x18\x06 \x01(\aR\x06crc32c\"\x94\x01\n" +
+	"\bToErrand\x12'\n" +
+	"\x06errand\x18\x01 \x01(\v2\r.mp.v1.ErrandH\x00R\x06errand\x12+\n" +
+	"\anetwork\x18\x02 \x01(\v2\x0f.mp.v1.FilePartH\x00R\anetwork\x12'\n" +
+	"\x04part\x18\x03 \x01(\v2\x11.mp.v1.AttackPartH\x00R\x04partB\t\n" +
+	"\amessage\"\xb6\x01\n" +
+	"\n" +
+	"FromErrand\x12*\n" +
+	"\x05ready\x18\x01 \x01(\v2\x12.mp.v1.ErrandReadyH\x00R\x05ready\x12*\n" +
+	"\x05found\x18\x02 \x01(\v2\x12.mp.v1.AttackFoundH\x00R\x05found\x12)\n" +
+	"\x06images\x18\x03 \x01(\v2\x0f.mp.v1.FilePartH\x00R\x06images\x12\x1a\n" +
+	"\bprogress\x18\x04 \x01(\x04R\bprogressB\t\n" +
+	"\amessage\"\xa3\x02\n" +
+	"\x06Errand\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05split\x18\x03 \x01(\tR\x05split\x12\x1f\n" +
+	"\vpack_sha256\x18\x04 \x01(\tR\n" +
+	"packSha256\x12\x16\n" +
+	"\x06images\x18\x05 \x01(\rR\x06images\x12\x12\n" +
+	"\x04from\x18\x06 \x01(\tR\x04from\x12\x18\n" +
+	"\aclasses\x18\a \x01(\rR\aclasses\x12\x18\n" +
+	"\athreads\x18\b \x01(\rR\athreads\x12\x1c\n" +
+	"\tprecision\x18\t \x01(\tR\tprecision\x12.\n" +
+	"\bnetworks\x18\n" +
+	" \x03(\v2\x12.mp.v1.NetworkNameR\bnetworks\"9\n" +
+	"\vNetworkName\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"J\n" +
+	"\aNetwork\x12\x12\n" +
+	"\x04arch\x18\x01 \x01(\tR\x04arch\x12+\n" +
+	"\x06arrays\x18\x02 \x03(\v2\x13.mp.v1.NetworkArrayR\x06arrays\"L\n" +
+	"\fNetworkArray\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"#\n" +
+	"\vErrandReady\x12\x14\n" +
+	"\x05lacks\x18\x01 \x03(\tR\x05lacks\"\x8b\x01\n" +
+	"\n" +
+	"AttackPart\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
+	"\x05order\x18\x02 \x01(\fR\x05order\x12\x10\n" +
+	"\x03ids\x18\x03 \x03(\x05R\x03ids\x12\x1a\n" +
+	"\bpictures\x18\x04 \x01(\rR\bpictures\x12!\n" +
+	"\fall_pictures\x18\x05 \x01(\bR\vallPictures\"\xf4\x01\n" +
+	"\vAttackFound\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
+	"\x05clean\x18\x02 \x03(\x05R\x05clean\x12\x14\n" +
+	"\x05after\x18\x03 \x03(\x05R\x05after\x12\x12\n" +
+	"\x04linf\x18\x04 \x03(\x01R\x04linf\x12\x0e\n" +
+	"\x02l2\x18\x05 \x03(\x01R\x02l2\x12\x18\n" +
+	"\aqueries\x18\x06 \x01(\x04R\aqueries\x12\x14\n" +
+	"\x05facts\x18\a \x01(\fR\x05facts\x12\x18\n" +
+	"\aseconds\x18\b \x01(\x01R\aseconds\x12\x12\n" +
+	"\x04kept\x18\t \x03(\x05R\x04kept\x12\x1f\n" +
+	"\vimage_bytes\x18\n" +
+	" \x01(\x04R\n" +
+	"imageBytes*~\n" +
 	"\x05Phase\x12\v\n" +
 	"\aLOADING\x10\x00\x12\t\n" +
 	"\x05READY\x10\x01\x12\v\n" +
@@ -3369,7 +4215,7 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\aControl\x121\n" +
 	"\aSession\x12\x11.mp.v1.FromWorker\x1a\x0f.mp.v1.ToWorker(\x010\x01\x12.\n" +
 	"\aPutFile\x12\x0f.mp.v1.FilePart\x1a\x10.mp.v1.FileState(\x01\x12,\n" +
-	"\aHasFile\x12\x0f.mp.v1.FileName\x1a\x10.mp.v1.FileState2\xfa\x02\n" +
+	"\aHasFile\x12\x0f.mp.v1.FileName\x1a\x10.mp.v1.FileState2\xb1\x03\n" +
 	"\aCluster\x12*\n" +
 	"\x06Submit\x12\x14.mp.v1.SubmitRequest\x1a\n" +
 	".mp.v1.Job\x12,\n" +
@@ -3377,12 +4223,15 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x04Show\x12\x0e.mp.v1.JobName\x1a\x10.mp.v1.JobDetail\x12(\n" +
 	"\x05Steer\x12\x13.mp.v1.SteerRequest\x1a\n" +
 	".mp.v1.Job\x124\n" +
-	"\x06Status\x12\x14.mp.v1.StatusRequest\x1a\x14.mp.v1.ClusterStatus\x12.\n" +
+	"\x06Status\x12\x14.mp.v1.StatusRequest\x1a\x14.mp.v1.ClusterStatus\x125\n" +
+	"\aWorkers\x12\x15.mp.v1.WorkersRequest\x1a\x13.mp.v1.WorkersReply\x12.\n" +
 	"\x06Events\x12\x14.mp.v1.EventsRequest\x1a\f.mp.v1.Event0\x01\x12,\n" +
 	"\tListFiles\x12\x0e.mp.v1.JobName\x1a\x0f.mp.v1.FileList\x12-\n" +
 	"\aGetFile\x12\x0f.mp.v1.FileName\x1a\x0f.mp.v1.FilePart0\x0128\n" +
 	"\x04Peer\x120\n" +
-	"\x05State\x12\x13.mp.v1.StateRequest\x1a\x10.mp.v1.StatePart0\x01B\tZ\amp/mppbb\x06proto3"
+	"\x05State\x12\x13.mp.v1.StateRequest\x1a\x10.mp.v1.StatePart0\x012;\n" +
+	"\aErrands\x120\n" +
+	"\x06Attack\x12\x0f.mp.v1.ToErrand\x1a\x11.mp.v1.FromErrand(\x010\x01B\tZ\amp/mppbb\x06proto3"
 
 var (
 	file_mppb_mp_proto_rawDescOnce sync.Once
@@ -3397,7 +4246,7 @@ func file_mppb_mp_proto_rawDescGZIP() []byte {
 }
 
 var file_mppb_mp_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_mppb_mp_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_mppb_mp_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_mppb_mp_proto_goTypes = []any{
 	(Phase)(0),             // 0: mp.v1.Phase
 	(Refusal_Kind)(0),      // 1: mp.v1.Refusal.Kind
@@ -3426,16 +4275,27 @@ var file_mppb_mp_proto_goTypes = []any{
 	(*Checkpoint)(nil),     // 24: mp.v1.Checkpoint
 	(*SteerRequest)(nil),   // 25: mp.v1.SteerRequest
 	(*WorkerInfo)(nil),     // 26: mp.v1.WorkerInfo
-	(*StatusRequest)(nil),  // 27: mp.v1.StatusRequest
-	(*ClusterStatus)(nil),  // 28: mp.v1.ClusterStatus
-	(*EventsRequest)(nil),  // 29: mp.v1.EventsRequest
-	(*Event)(nil),          // 30: mp.v1.Event
-	(*FileName)(nil),       // 31: mp.v1.FileName
-	(*FileState)(nil),      // 32: mp.v1.FileState
-	(*FilePart)(nil),       // 33: mp.v1.FilePart
-	(*FileList)(nil),       // 34: mp.v1.FileList
-	(*StateRequest)(nil),   // 35: mp.v1.StateRequest
-	(*StatePart)(nil),      // 36: mp.v1.StatePart
+	(*WorkersRequest)(nil), // 27: mp.v1.WorkersRequest
+	(*WorkersReply)(nil),   // 28: mp.v1.WorkersReply
+	(*StatusRequest)(nil),  // 29: mp.v1.StatusRequest
+	(*ClusterStatus)(nil),  // 30: mp.v1.ClusterStatus
+	(*EventsRequest)(nil),  // 31: mp.v1.EventsRequest
+	(*Event)(nil),          // 32: mp.v1.Event
+	(*FileName)(nil),       // 33: mp.v1.FileName
+	(*FileState)(nil),      // 34: mp.v1.FileState
+	(*FilePart)(nil),       // 35: mp.v1.FilePart
+	(*FileList)(nil),       // 36: mp.v1.FileList
+	(*StateRequest)(nil),   // 37: mp.v1.StateRequest
+	(*StatePart)(nil),      // 38: mp.v1.StatePart
+	(*ToErrand)(nil),       // 39: mp.v1.ToErrand
+	(*FromErrand)(nil),     // 40: mp.v1.FromErrand
+	(*Errand)(nil),         // 41: mp.v1.Errand
+	(*NetworkName)(nil),    // 42: mp.v1.NetworkName
+	(*Network)(nil),        // 43: mp.v1.Network
+	(*NetworkArray)(nil),   // 44: mp.v1.NetworkArray
+	(*ErrandReady)(nil),    // 45: mp.v1.ErrandReady
+	(*AttackPart)(nil),     // 46: mp.v1.AttackPart
+	(*AttackFound)(nil),    // 47: mp.v1.AttackFound
 }
 var file_mppb_mp_proto_depIdxs = []int32{
 	7,  // 0: mp.v1.FromWorker.hello:type_name -> mp.v1.Hello
@@ -3457,42 +4317,55 @@ var file_mppb_mp_proto_depIdxs = []int32{
 	21, // 16: mp.v1.JobDetail.job:type_name -> mp.v1.Job
 	26, // 17: mp.v1.JobDetail.workers:type_name -> mp.v1.WorkerInfo
 	23, // 18: mp.v1.JobDetail.ledger:type_name -> mp.v1.Ledger
-	30, // 19: mp.v1.JobDetail.events:type_name -> mp.v1.Event
+	32, // 19: mp.v1.JobDetail.events:type_name -> mp.v1.Event
 	24, // 20: mp.v1.JobDetail.checkpoints:type_name -> mp.v1.Checkpoint
-	32, // 21: mp.v1.Checkpoint.files:type_name -> mp.v1.FileState
+	34, // 21: mp.v1.Checkpoint.files:type_name -> mp.v1.FileState
 	3,  // 22: mp.v1.SteerRequest.verb:type_name -> mp.v1.SteerRequest.Verb
 	0,  // 23: mp.v1.WorkerInfo.phase:type_name -> mp.v1.Phase
-	32, // 24: mp.v1.FilePart.file:type_name -> mp.v1.FileState
-	32, // 25: mp.v1.FileList.files:type_name -> mp.v1.FileState
-	5,  // 26: mp.v1.Control.Session:input_type -> mp.v1.FromWorker
-	33, // 27: mp.v1.Control.PutFile:input_type -> mp.v1.FilePart
-	31, // 28: mp.v1.Control.HasFile:input_type -> mp.v1.FileName
-	17, // 29: mp.v1.Cluster.Submit:input_type -> mp.v1.SubmitRequest
-	18, // 30: mp.v1.Cluster.Jobs:input_type -> mp.v1.JobsRequest
-	20, // 31: mp.v1.Cluster.Show:input_type -> mp.v1.JobName
-	25, // 32: mp.v1.Cluster.Steer:input_type -> mp.v1.SteerRequest
-	27, // 33: mp.v1.Cluster.Status:input_type -> mp.v1.StatusRequest
-	29, // 34: mp.v1.Cluster.Events:input_type -> mp.v1.EventsRequest
-	20, // 35: mp.v1.Cluster.ListFiles:input_type -> mp.v1.JobName
-	31, // 36: mp.v1.Cluster.GetFile:input_type -> mp.v1.FileName
-	35, // 37: mp.v1.Peer.State:input_type -> mp.v1.StateRequest
-	6,  // 38: mp.v1.Control.Session:output_type -> mp.v1.ToWorker
-	32, // 39: mp.v1.Control.PutFile:output_type -> mp.v1.FileState
-	32, // 40: mp.v1.Control.HasFile:output_type -> mp.v1.FileState
-	21, // 41: mp.v1.Cluster.Submit:output_type -> mp.v1.Job
-	19, // 42: mp.v1.Cluster.Jobs:output_type -> mp.v1.JobsReply
-	22, // 43: mp.v1.Cluster.Show:output_type -> mp.v1.JobDetail
-	21, // 44: mp.v1.Cluster.Steer:output_type -> mp.v1.Job
-	28, // 45: mp.v1.Cluster.Status:output_type -> mp.v1.ClusterStatus
-	30, // 46: mp.v1.Cluster.Events:output_type -> mp.v1.Event
-	34, // 47: mp.v1.Cluster.ListFiles:output_type -> mp.v1.FileList
-	33, // 48: mp.v1.Cluster.GetFile:output_type -> mp.v1.FilePart
-	36, // 49: mp.v1.Peer.State:output_type -> mp.v1.StatePart
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	26, // 24: mp.v1.WorkersReply.workers:type_name -> mp.v1.WorkerInfo
+	34, // 25: mp.v1.FilePart.file:type_name -> mp.v1.FileState
+	34, // 26: mp.v1.FileList.files:type_name -> mp.v1.FileState
+	41, // 27: mp.v1.ToErrand.errand:type_name -> mp.v1.Errand
+	35, // 28: mp.v1.ToErrand.network:type_name -> mp.v1.FilePart
+	46, // 29: mp.v1.ToErrand.part:type_name -> mp.v1.AttackPart
+	45, // 30: mp.v1.FromErrand.ready:type_name -> mp.v1.ErrandReady
+	47, // 31: mp.v1.FromErrand.found:type_name -> mp.v1.AttackFound
+	35, // 32: mp.v1.FromErrand.images:type_name -> mp.v1.FilePart
+	42, // 33: mp.v1.Errand.networks:type_name -> mp.v1.NetworkName
+	44, // 34: mp.v1.Network.arrays:type_name -> mp.v1.NetworkArray
+	5,  // 35: mp.v1.Control.Session:input_type -> mp.v1.FromWorker
+	35, // 36: mp.v1.Control.PutFile:input_type -> mp.v1.FilePart
+	33, // 37: mp.v1.Control.HasFile:input_type -> mp.v1.FileName
+	17, // 38: mp.v1.Cluster.Submit:input_type -> mp.v1.SubmitRequest
+	18, // 39: mp.v1.Cluster.Jobs:input_type -> mp.v1.JobsRequest
+	20, // 40: mp.v1.Cluster.Show:input_type -> mp.v1.JobName
+	25, // 41: mp.v1.Cluster.Steer:input_type -> mp.v1.SteerRequest
+	29, // 42: mp.v1.Cluster.Status:input_type -> mp.v1.StatusRequest
+	27, // 43: mp.v1.Cluster.Workers:input_type -> mp.v1.WorkersRequest
+	31, // 44: mp.v1.Cluster.Events:input_type -> mp.v1.EventsRequest
+	20, // 45: mp.v1.Cluster.ListFiles:input_type -> mp.v1.JobName
+	33, // 46: mp.v1.Cluster.GetFile:input_type -> mp.v1.FileName
+	37, // 47: mp.v1.Peer.State:input_type -> mp.v1.StateRequest
+	39, // 48: mp.v1.Errands.Attack:input_type -> mp.v1.ToErrand
+	6,  // 49: mp.v1.Control.Session:output_type -> mp.v1.ToWorker
+	34, // 50: mp.v1.Control.PutFile:output_type -> mp.v1.FileState
+	34, // 51: mp.v1.Control.HasFile:output_type -> mp.v1.FileState
+	21, // 52: mp.v1.Cluster.Submit:output_type -> mp.v1.Job
+	19, // 53: mp.v1.Cluster.Jobs:output_type -> mp.v1.JobsReply
+	22, // 54: mp.v1.Cluster.Show:output_type -> mp.v1.JobDetail
+	21, // 55: mp.v1.Cluster.Steer:output_type -> mp.v1.Job
+	30, // 56: mp.v1.Cluster.Status:output_type -> mp.v1.ClusterStatus
+	28, // 57: mp.v1.Cluster.Workers:output_type -> mp.v1.WorkersReply
+	32, // 58: mp.v1.Cluster.Events:output_type -> mp.v1.Event
+	36, // 59: mp.v1.Cluster.ListFiles:output_type -> mp.v1.FileList
+	35, // 60: mp.v1.Cluster.GetFile:output_type -> mp.v1.FilePart
+	38, // 61: mp.v1.Peer.State:output_type -> mp.v1.StatePart
+	40, // 62: mp.v1.Errands.Attack:output_type -> mp.v1.FromErrand
+	49, // [49:63] is the sub-list for method output_type
+	35, // [35:49] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_mppb_mp_proto_init() }
@@ -3509,15 +4382,25 @@ func file_mppb_mp_proto_init() {
 		(*ToWorker_View)(nil),
 		(*ToWorker_Refusal)(nil),
 	}
+	file_mppb_mp_proto_msgTypes[35].OneofWrappers = []any{
+		(*ToErrand_Errand)(nil),
+		(*ToErrand_Network)(nil),
+		(*ToErrand_Part)(nil),
+	}
+	file_mppb_mp_proto_msgTypes[36].OneofWrappers = []any{
+		(*FromErrand_Ready)(nil),
+		(*FromErrand_Found)(nil),
+		(*FromErrand_Images)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mppb_mp_proto_rawDesc), len(file_mppb_mp_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   33,
+			NumMessages:   44,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_mppb_mp_proto_goTypes,
 		DependencyIndexes: file_mppb_mp_proto_depIdxs,

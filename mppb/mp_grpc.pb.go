@@ -205,6 +205,7 @@ const (
 	Cluster_Show_FullMethodName      = "/mp.v1.Cluster/Show"
 	Cluster_Steer_FullMethodName     = "/mp.v1.Cluster/Steer"
 	Cluster_Status_FullMethodName    = "/mp.v1.Cluster/Status"
+	Cluster_Workers_FullMethodName   = "/mp.v1.Cluster/Workers"
 	Cluster_Events_FullMethodName    = "/mp.v1.Cluster/Events"
 	Cluster_ListFiles_FullMethodName = "/mp.v1.Cluster/ListFiles"
 	Cluster_GetFile_FullMethodName   = "/mp.v1.Cluster/GetFile"
@@ -221,6 +222,8 @@ type ClusterClient interface {
 	Show(ctx context.Context, in *JobName, opts ...grpc.CallOption) (*JobDetail, error)
 	Steer(ctx context.Context, in *SteerRequest, opts ...grpc.CallOption) (*Job, error)
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error)
+	// Workers are those who belong to the cluster now, whether a job needs them or not.
+	Workers(ctx context.Context, in *WorkersRequest, opts ...grpc.CallOption) (*WorkersReply, error)
 	// Events streams the event log from a sequence number on, and goes on as new ones come.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	ListFiles(ctx context.Context, in *JobName, opts ...grpc.CallOption) (*FileList, error)
@@ -279,6 +282,16 @@ func (c *clusterClient) Status(ctx context.Context, in *StatusRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClusterStatus)
 	err := c.cc.Invoke(ctx, Cluster_Status_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) Workers(ctx context.Context, in *WorkersRequest, opts ...grpc.CallOption) (*WorkersReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WorkersReply)
+	err := c.cc.Invoke(ctx, Cluster_Workers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -344,6 +357,8 @@ type ClusterServer interface {
 	Show(context.Context, *JobName) (*JobDetail, error)
 	Steer(context.Context, *SteerRequest) (*Job, error)
 	Status(context.Context, *StatusRequest) (*ClusterStatus, error)
+	// Workers are those who belong to the cluster now, whether a job needs them or not.
+	Workers(context.Context, *WorkersRequest) (*WorkersReply, error)
 	// Events streams the event log from a sequence number on, and goes on as new ones come.
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	ListFiles(context.Context, *JobName) (*FileList, error)
@@ -372,6 +387,9 @@ func (UnimplementedClusterServer) Steer(context.Context, *SteerRequest) (*Job, e
 }
 func (UnimplementedClusterServer) Status(context.Context, *StatusRequest) (*ClusterStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedClusterServer) Workers(context.Context, *WorkersRequest) (*WorkersReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Workers not implemented")
 }
 func (UnimplementedClusterServer) Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
@@ -493,6 +511,24 @@ func _Cluster_Status_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Workers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WorkersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Workers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Workers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Workers(ctx, req.(*WorkersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(EventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -559,6 +595,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Cluster_Status_Handler,
+		},
+		{
+			MethodName: "Workers",
+			Handler:    _Cluster_Workers_Handler,
 		},
 		{
 			MethodName: "ListFiles",
@@ -686,6 +726,114 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "State",
 			Handler:       _Peer_State_Handler,
 			ServerStreams: true,
+		},
+	},
+	Metadata: "mppb/mp.proto",
+}
+
+const (
+	Errands_Attack_FullMethodName = "/mp.v1.Errands/Attack"
+)
+
+// ErrandsClient is the client API for Errands service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Errands is what clients ask of a worker beside its training: nothing of it goes through the coordinators.
+type ErrandsClient interface {
+	// Attack is one client's errand at one worker. The client says Errand; the worker answers Ready with the networks that it
+	// lacks, the client brings these, and the worker says Ready again. Then come parts, one after another, and for each what was
+	// found, in their order. Signs of life go on between. FAILED_PRECONDITION and INVALID_ARGUMENT mean that the worker will not
+	// have this errand; an error of the computing itself is ABORTED.
+	Attack(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ToErrand, FromErrand], error)
+}
+
+type errandsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewErrandsClient(cc grpc.ClientConnInterface) ErrandsClient {
+	return &errandsClient{cc}
+}
+
+func (c *errandsClient) Attack(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ToErrand, FromErrand], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Errands_ServiceDesc.Streams[0], Errands_Attack_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ToErrand, FromErrand]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Errands_AttackClient = grpc.BidiStreamingClient[ToErrand, FromErrand]
+
+// ErrandsServer is the server API for Errands service.
+// All implementations must embed UnimplementedErrandsServer
+// for forward compatibility.
+//
+// Errands is what clients ask of a worker beside its training: nothing of it goes through the coordinators.
+type ErrandsServer interface {
+	// Attack is one client's errand at one worker. The client says Errand; the worker answers Ready with the networks that it
+	// lacks, the client brings these, and the worker says Ready again. Then come parts, one after another, and for each what was
+	// found, in their order. Signs of life go on between. FAILED_PRECONDITION and INVALID_ARGUMENT mean that the worker will not
+	// have this errand; an error of the computing itself is ABORTED.
+	Attack(grpc.BidiStreamingServer[ToErrand, FromErrand]) error
+	mustEmbedUnimplementedErrandsServer()
+}
+
+// UnimplementedErrandsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedErrandsServer struct{}
+
+func (UnimplementedErrandsServer) Attack(grpc.BidiStreamingServer[ToErrand, FromErrand]) error {
+	return status.Error(codes.Unimplemented, "method Attack not implemented")
+}
+func (UnimplementedErrandsServer) mustEmbedUnimplementedErrandsServer() {}
+func (UnimplementedErrandsServer) testEmbeddedByValue()                 {}
+
+// UnsafeErrandsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ErrandsServer will
+// result in compilation errors.
+type UnsafeErrandsServer interface {
+	mustEmbedUnimplementedErrandsServer()
+}
+
+func RegisterErrandsServer(s grpc.ServiceRegistrar, srv ErrandsServer) {
+	// If the following call panics, it indicates UnimplementedErrandsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Errands_ServiceDesc, srv)
+}
+
+func _Errands_Attack_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ErrandsServer).Attack(&grpc.GenericServerStream[ToErrand, FromErrand]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Errands_AttackServer = grpc.BidiStreamingServer[ToErrand, FromErrand]
+
+// Errands_ServiceDesc is the grpc.ServiceDesc for Errands service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Errands_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "mp.v1.Errands",
+	HandlerType: (*ErrandsServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Attack",
+			Handler:       _Errands_Attack_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "mppb/mp.proto",

@@ -120,7 +120,7 @@ func (c *crew) hire(at func(*hand, moment)) *hand {
 		sink: func(string, metrics.Sink) metrics.Sink { return nowhereSink{} }, kernels: kernels(), log: slog.New(slog.NewTextHandler(testWriter{c.t}, nil)),
 	})
 	if c.network {
-		h.door.serve(h.engine.donor)
+		h.door.serve(h.engine.donor, nil)
 	}
 	go func() {
 		err := h.engine.run(ctx)

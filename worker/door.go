@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -23,7 +25,8 @@ import (
 	"mp/mppb"
 )
 
-// door is where peers reach this worker: its ring and its snapshots, by TCP and, from the same machine, by a unix socket.
+// door is where others reach this worker: peers its ring and its snapshots, by TCP and, from the same machine, by a unix socket;
+// clients what it does for them beside its training.
 type door struct {
 	address string // host:port for peers
 	socket  string // path for peers of this machine; empty: none
@@ -37,6 +40,10 @@ type door struct {
 	serving   sync.WaitGroup
 	remove    string // folder of the socket, if it was made for it
 }
+
+// clientSilence is after how long an idle connection is asked for a sign of life, and how long that may take: a client that
+// was stopped must not keep its place for ever. Rings look at their own silence.
+const clientSilence = 30 * time.Second
 
 // maxSocketPath is the longest path that every system takes for a unix socket.
 const maxSocketPath = 100
@@ -63,7 +70,7 @@ func listen(c NodeConfig) (*door, error) {
 	}
 	d.listenLocally(c.Scratch)
 	d.server = grpc.NewServer(append(rpc.ServerOptions(), grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
-		grpc.ChainStreamInterceptor(d.admit))...)
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: clientSilence, Timeout: clientSilence}), grpc.ChainStreamInterceptor(d.admit))...)
 	d.rings.Register(d.server)
 	return d, nil
 }
@@ -98,9 +105,12 @@ func (d *door) listenLocally(scratch string) {
 	d.listeners = append(d.listeners, l)
 }
 
-// serve accepts peers.
-func (d *door) serve(states mppb.PeerServer) {
+// serve accepts peers and, where there are errands, clients.
+func (d *door) serve(states mppb.PeerServer, errands mppb.ErrandsServer) {
 	mppb.RegisterPeerServer(d.server, states)
+	if errands != nil {
+		mppb.RegisterErrandsServer(d.server, errands)
+	}
 	for _, l := range d.listeners {
 		d.serving.Go(func() {
 			if err := d.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
@@ -122,11 +132,13 @@ func (d *door) close() {
 	}
 }
 
-// admit lets only those copy states who know the cluster's token. A ring's streams are admitted by its handshake.
+// admit lets only those copy states and send errands who know the cluster's token. A ring's streams are admitted by its
+// handshake.
 func (d *door) admit(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if d.token != "" && info.FullMethod == mppb.Peer_State_FullMethodName {
-		if got := metadata.ValueFromIncomingContext(stream.Context(), mppb.TokenKey); len(got) != 1 || got[0] != d.token {
-			return status.Error(codes.Unauthenticated, "the token is missing or wrong")
+	if d.token != "" && (info.FullMethod == mppb.Peer_State_FullMethodName || info.FullMethod == mppb.Errands_Attack_FullMethodName) {
+		got := metadata.ValueFromIncomingContext(stream.Context(), mppb.TokenKey)
+		if len(got) != 1 || subtle.ConstantTimeCompare([]byte(got[0]), []byte(d.token)) != 1 {
+			return status.Error(codes.Unauthenticated, "the token is missing or wrong: pass --token as the coordinators have it")
 		}
 	}
 	return handler(srv, stream)

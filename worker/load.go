@@ -8,6 +8,7 @@ import (
 	"mp/job"
 	"mp/model"
 	"mp/ops"
+	"mp/worker/errand"
 )
 
 // arrays turns a checkpoint's tensors into what a model takes: float32.
@@ -29,24 +30,29 @@ func arrays(tensors []checkpoint.Tensor) map[string]model.Array {
 // LoadModel makes the network that a checkpoint holds, as validation would see it. arch overrides what the file says; it
 // is needed for files that do not name their architecture. Free the model.
 func LoadModel(s *ops.Scope, path, arch string, o model.Options) (*model.Model, error) {
-	state, err := readBest(path)
+	n, err := ReadNetwork(path, arch)
 	if err != nil {
 		return nil, err
 	}
-	if arch == "" {
-		if arch = guess(state); arch == "" {
-			return nil, fmt.Errorf("load %s: it does not say which model it is of; give --model: %w", path, job.ErrConfig)
-		}
-	}
-	m, err := model.New(s, arch, o)
+	m, err := n.Build(s, o)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := m.Load(s, arrays(validated(state)), model.Exact); err != nil {
-		m.Free()
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
 	return m, nil
+}
+
+// ReadNetwork is LoadModel without a device: the network as errands carry it.
+func ReadNetwork(path, arch string) (errand.Network, error) {
+	state, err := readBest(path)
+	if err != nil {
+		return errand.Network{}, err
+	}
+	if arch == "" {
+		if arch = guess(state); arch == "" {
+			return errand.Network{}, fmt.Errorf("load %s: it does not say which model it is of; give --model: %w", path, job.ErrConfig)
+		}
+	}
+	return errand.Network{Arch: arch, Arrays: arrays(validated(state))}, nil
 }
 
 // readBest reads the checkpoint of a run's best epoch, or any file that checkpoint.Read knows.

@@ -18,6 +18,7 @@ import (
 	"mp/metrics"
 	"mp/mppb"
 	"mp/ops"
+	"mp/worker/errand"
 )
 
 // ErrDrained is returned by Node.Run when the worker left as it was asked to: its shards are with others, or saved. Start
@@ -142,14 +143,23 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	var errands *errand.Server
+	defer func() { // no errand begins any more, then the last one ends
+		d.close()
+		if errands != nil {
+			errands.Close()
+		}
+	}()
 	s := newSession(client, n.hello(d), n.c.Logger)
 	n.session.Store(s)
 	e := newEngine(ctx, engineConfig{
 		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: rings{d, s.failAfter}, donors: d, library: depot{client, n.c.Scratch},
 		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger,
 	})
-	d.serve(e.donor)
+	errands = errand.NewServer(errand.ServerConfig{
+		Device: n.c.Device, Train: n.c.Train, Val: n.c.Val, Version: n.c.Version, FailAfter: s.failAfter, Progress: s.progress.Load, Logger: n.c.Logger,
+	})
+	d.serve(e.donor, errands)
 	computed := make(chan error, 1)
 	go func() { computed <- e.run(ctx) }()
 	belonged := make(chan error, 1)

@@ -71,7 +71,7 @@ func NewStepper(ctx context.Context, c StepperConfig) (*Stepper, error) {
 	}
 	s.visit = &visit{engine: newEngine(context.Background(), e)}
 	if s.door != nil {
-		s.door.serve(s.visit.donor)
+		s.door.serve(s.visit.donor, nil)
 	}
 	if err := s.visit.prepare(ctx, s.lone.only.view, c.Spec); err != nil {
 		s.Close()

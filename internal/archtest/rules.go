@@ -19,9 +19,11 @@ func rooms() []room {
 		{"cmd", []string{"..."}, []string{"..."}, ""},
 		{"job", nil, []string{"github.com/goccy/go-yaml/..."},
 			"a job is only said here, so that whoever plans a run and whoever computes it share it without sharing anything else"},
-		{"worker", []string{"job", "model", "optim", "attack", "attack/training", "explain", "data", "allreduce/...", "checkpoint", "metrics", "mppb", "ops/..."},
+		{"worker", []string{"job", "model", "optim", "attack", "attack/training", "explain", "data", "allreduce/...", "checkpoint", "metrics", "mppb", "ops/...", "worker/errand"},
 			[]string{torch, "golang.org/x/sync/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
 			"a worker meets a coordinator in mppb only, and never knows how it was started"},
+		{"worker/errand", []string{"attack", "data", "job", "model", "mppb", "ops/..."}, []string{torch, "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
+			"an errand is a client's and a device's: it knows neither the training that goes on beside it nor who leads the cluster"},
 		{"model", []string{"ops/..."}, []string{torch}, "a model is single-device code that knows nothing of data, optimizers or workers"},
 		{"model/modeltest", []string{"model", "ops/...", "internal/shared"}, []string{torch}, "goldens of whole networks, for the tests of models and optimizers"},
 		{"explain", []string{"ops"}, []string{torch}, "an explanation sees a network through a small interface: logits, and a probe into the layers"},
@@ -44,7 +46,6 @@ func rooms() []room {
 		{"metrics/tensorboard", []string{"metrics"}, []string{"google.golang.org/protobuf/..."}, "files for TensorBoard are made of events, without TensorFlow"},
 		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
 		{"trust", nil, nil, "who may speak to whom is decided with the standard library's cryptography, and without knowing what is said"},
-		{"docs", nil, nil, "pages are there to be read"},
 		{"mppb", nil, []string{"google.golang.org/grpc/...", "google.golang.org/protobuf/..."}, "the protocol belongs to nobody"},
 		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},
 			[]string{"github.com/hashicorp/...", "go.etcd.io/bbolt/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
@@ -86,6 +87,7 @@ func testOnly() []string {
 func pure() map[string][]string {
 	world := []string{"os", "os/exec", "net", "net/http", "syscall", "time", "crypto/rand"}
 	return map[string][]string{
+		"worker/errand/deal.go":   world,
 		"optim/schedule.go":       world,
 		"data/sampler.go":         world,
 		"data/rand.go":            world,

@@ -36,6 +36,7 @@ type Config struct {
 	Coordinators int           // 0: one
 	MinWorkers   int           // 0: one
 	FailAfter    time.Duration // 0: three seconds, so that a machine with much else to do does not pass for a fault
+	Version      string        // of the program; empty: test
 }
 
 // patience bounds every wait: a cluster on a busy machine of two cores is slow, a cluster that hangs is wrong.
@@ -82,6 +83,9 @@ func New(t testing.TB, c Config) *Cluster {
 	}
 	if c.FailAfter == 0 {
 		c.FailAfter = 3 * time.Second
+	}
+	if c.Version == "" {
+		c.Version = "test"
 	}
 	k := &Cluster{t: t, config: c, dir: t.TempDir(), workers: map[string]*Worker{}}
 	k.paint()
@@ -160,7 +164,7 @@ func (k *Cluster) StartCoordinator(i int) {
 	k.t.Helper()
 	n := k.nodes[i]
 	c := coordinator.DefaultConfig()
-	c.ID, c.Listen, c.FailAfter, c.MinWorkers, c.Version = n.id, n.address, k.config.FailAfter, k.config.MinWorkers, "test"
+	c.ID, c.Listen, c.FailAfter, c.MinWorkers, c.Version = n.id, n.address, k.config.FailAfter, k.config.MinWorkers, k.config.Version
 	c.DataDir, c.RunsDir = filepath.Join(k.dir, n.id, "raft"), filepath.Join(k.dir, n.id, "runs")
 	c.Listener, n.listener = n.listener, nil
 	c.Logger = k.logger(n.id)
@@ -219,6 +223,38 @@ func (k *Cluster) ask(f func(ctx context.Context, c mppb.ClusterClient) error) {
 	if err != nil {
 		k.t.Fatalf("ask the cluster: %v", err)
 	}
+}
+
+// Addresses are where the coordinators are, as --coordinator takes them.
+func (k *Cluster) Addresses() string {
+	var all []string
+	for _, n := range k.nodes {
+		all = append(all, n.address)
+	}
+	return strings.Join(all, ",")
+}
+
+// Client reaches the leader.
+func (k *Cluster) Client() *mppb.Client { return k.client }
+
+// Images is the folder of what the workers train on.
+func (k *Cluster) Images() string { return filepath.Dir(k.train.Path()) }
+
+// Val are the images that the workers validate on.
+func (k *Cluster) Val() *data.Pack { return k.val }
+
+// Workers waits until n workers belong to the cluster.
+func (k *Cluster) Workers(n int) {
+	k.t.Helper()
+	k.Eventually(fmt.Sprintf("%d workers", n), func() bool {
+		var r *mppb.WorkersReply
+		k.ask(func(ctx context.Context, c mppb.ClusterClient) error {
+			var err error
+			r, err = c.Workers(ctx, &mppb.WorkersRequest{})
+			return err
+		})
+		return len(r.Workers) == n
+	})
 }
 
 // Submit hands in a job and returns its identity.
@@ -465,7 +501,7 @@ func (k *Cluster) Start(name string, change ...func(*worker.NodeConfig)) *Worker
 	for _, n := range k.nodes {
 		c.Coordinators = append(c.Coordinators, n.address)
 	}
-	c.Listen, c.Host, c.Machine, c.DeviceName, c.Name, c.Version = "127.0.0.1:0", "host-"+name, "machine-"+name, "cpu:0", "worker "+name, "test"
+	c.Listen, c.Host, c.Machine, c.DeviceName, c.Name, c.Version = "127.0.0.1:0", "host-"+name, "machine-"+name, "cpu:0", "worker "+name, k.config.Version
 	c.Device, c.Train, c.Val, c.Scratch, c.Logger = device, k.train, k.val, filepath.Join(k.dir, "scratch-"+name), k.logger(name)
 	c.Sinks = func(string, string, uint64) (metrics.Sink, error) { return seen{k}, nil }
 	for _, f := range change {
