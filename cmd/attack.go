@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,7 @@ type attackFlags struct {
 	threads               int
 	seed                  uint64
 
+	cluster       clusterFlags // its coordinator empty: on this machine
 	courseTarget  string
 	fixed, ascend bool
 	everyStep     bool
@@ -59,40 +61,45 @@ func newAttackCommand(e *env) *cobra.Command {
 		Short: "Change images a little so that a network errs, and measure how often it does",
 		Long: "attack changes images so little that people see the same, and measures what the network makes of them. Attacks work on\n" +
 			"pixel values from 0 to 1, normalisation is the network's; course alone works in normalised units. Several with commas:\n" + strings.Join(lines, "\n") +
-			"\n\nWhat is not given is each attack's own default, its eps 8/255 in linf.",
+			"\n\nWhat is not given is each attack's own default, its eps 8/255 in linf. With --coordinator a cluster's workers compute, each\n" +
+			"some batches: the same numbers as on one device of their kind, with as many --threads.",
 		Example: "  mp attack miniplaces --checkpoint model_best.pth.tar --attack course,pgd --eps 1/255 --images 500 --out pictures\n" +
 			"  mp attack miniplaces --checkpoint robust --attack autoattack --eps 4/255 --images 200 --json\n" +
 			"  mp attack miniplaces --checkpoint robust --surrogate natural --attack mifgsm,tifgsm\n" +
+			"  mp attack miniplaces --checkpoint robust --attack autoattack --images 0 --coordinator 10.0.0.1:7070\n" +
 			"  mp attack miniplaces --checkpoint model_best.pth.tar --attack pgd --eps 1/255 --curve steps --out curves",
 		Args: exactArgs("DATA"),
 	}
 	f := c.Flags()
-	f.StringVar(&o.checkpoint, "checkpoint", "", "run directory, checkpoint, .safetensors or PyTorch file of the network that is measured; needed")
-	f.StringVar(&o.surrogate, "surrogate", "", "attack this network and measure the other one: how well an attack transfers; empty: the one that is measured")
-	f.StringVar(&o.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet; empty: the file's")
+	f.StringVar(&o.checkpoint, "checkpoint", "", "run directory, checkpoint, .safetensors or PyTorch file of the network that is measured")
+	f.StringVar(&o.surrogate, "surrogate", "", "attack this network and measure the other one: how well an attack transfers")
+	f.StringVar(&o.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet")
 	f.StringSliceVar(&o.attacks, "attack", []string{"course"}, "attacks, see above")
-	f.StringVar(&o.eps, "eps", "", "how far a value may change, such as 8/255; with --norm l2 how long all changes together may be; empty: the attack's own")
+	f.StringVar(&o.eps, "eps", "", "how far a value may change, such as 8/255; with --norm l2 how long all changes together may be")
 	f.IntVar(&o.steps, "steps", 0, "gradient steps; square: queries")
-	f.StringVar(&o.stepSize, "step-size", "", "how far a step goes, such as 2/255; empty: 2.5 eps / steps; cw: learning rate")
-	f.StringVar(&o.norm, "norm", "", "linf or l2; empty: the attack's own")
+	f.StringVar(&o.stepSize, "step-size", "", "how far a step goes, such as 2/255; 0: 2.5 eps / steps; cw: learning rate")
+	f.StringVar(&o.norm, "norm", "", "linf or l2")
 	f.IntVar(&o.restarts, "restarts", 0, "tries from other starts, of which the best counts; cw: searches for its constant")
-	f.StringVar(&o.loss, "loss", "", "what bim, pgd and their relatives climb: ce, dlr; empty: the attack's own")
-	f.StringVar(&o.target, "targeted", "", "aim at this class, by name or number, or at the one that is "+targetLeastLikely+"; empty: at any that is wrong")
+	f.StringVar(&o.loss, "loss", "", "what bim, pgd and their relatives climb: ce, dlr")
+	f.StringVar(&o.target, "targeted", "", "aim at this class, by name or number, or at the one that is "+targetLeastLikely)
 	f.StringVar(&o.courseTarget, "target", "least", "course: which label, the least or the most confident: least, most")
 	f.BoolVar(&o.fixed, "fixed-target", false, "course: keep the label of the clean image")
 	f.BoolVar(&o.ascend, "ascend", false, "course: make the loss greater, not smaller; of the least confident label that is the common mistake")
 	f.BoolVar(&o.everyStep, "every-step", false, "take all steps with every image, also those that err already")
 	f.IntVar(&o.images, "images", 500, "attack the first so many images; 0: all")
 	f.StringVar(&o.split, "split", string(data.Val), "images to attack: train, val")
-	f.StringVar(&o.out, "out", "", "folder for pictures, curves and attack.json, made if it is not there; empty: none are written")
-	f.StringVar(&o.save, "save", "", "write the changed images to this .safetensors file, on which evaluate --on measures other networks; empty: to none")
-	f.StringVar(&o.curve, "curve", "", "also measure over several eps or steps and draw it to --out: eps, steps; empty: neither")
+	f.StringVar(&o.out, "out", "", "folder for pictures, curves and attack.json, made if it is not there")
+	f.StringVar(&o.save, "save", "", "write the changed images to this .safetensors file; `mp evaluate --on` measures other networks on them")
+	f.StringVar(&o.curve, "curve", "", "also measure over several eps or steps and draw it to --out: eps, steps")
 	f.StringVar(&o.points, "points", "", "the points of --curve, by commas; default: fractions and multiples of eps, or 1 to 100 steps")
 	f.StringVar(&o.precision, "precision", job.FP32, "numbers in the network: fp32, bf16, fp64")
 	f.IntVarP(&o.batch, "batch-size", "b", 50, "images attacked together")
 	f.Uint64Var(&o.seed, "seed", 0, "start of what is drawn")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, the number of a GPU, or auto")
 	f.IntVar(&o.threads, "threads", 0, "CPU threads of one operation; 0: as many as cores")
+	f.StringVar(&o.cluster.coordinator, "coordinator", "", "have a cluster's workers attack, beside what they train: coordinators, HOST:PORT with commas between; empty: on this machine")
+	f.StringVar(&o.cluster.token, "token", "", "secret that the coordinators and workers ask for")
+	f.DurationVar(&o.cluster.wait, "wait", 10*time.Second, "with --coordinator: how long to look for one that leads, and for workers where none is left")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		o.changed = c.Flags().Changed
 		return attackData(c.Context(), e, args[0], o)
@@ -127,6 +134,8 @@ func (o *attackFlags) check() ([]plan, error) {
 		return nil, badAttack("no attack: give --attack one of %s", strings.Join(attack.Names(), ", "))
 	case !slices.Contains([]string{job.FP32, job.BF16, fp64}, o.precision):
 		return nil, badAttack("--precision %q: choose %s, %s or %s", o.precision, job.FP32, job.BF16, fp64)
+	case o.cluster.coordinator != "" && o.changed("device"):
+		return nil, badAttack("--device chooses one of this machine; with --coordinator each worker computes on its own: leave one of them out")
 	case o.images < 0 || o.batch < 1 || o.threads < 0:
 		return nil, badAttack("--images %d, --batch-size %d, --threads %d: choose a batch of at least 1 and nothing negative", o.images, o.batch, o.threads)
 	case o.split != string(data.Train) && o.split != string(data.Val):
@@ -295,23 +304,20 @@ func attackData(ctx context.Context, e *env, dir string, o attackFlags) error {
 		return err
 	}
 	defer closeImages()
-	r, err := newAttackRun(ctx, o, images)
-	if err != nil {
+	r := &attackRun{flags: o, source: images}
+	if err := r.open(ctx, e, dir); err != nil {
 		return err
 	}
-	defer r.close()
-	total := int64(len(plans)+len(curve)) * int64(r.total())
-	bar := e.progress("attack", total)
+	defer r.hands.close()
+	all := slices.Concat(plans, curve)
+	bar := e.progress("attack", int64(len(all))*int64(r.total()))
 	r.progress = func(n int) { bar.Add(int64(n)) }
-	rows, found, err := r.table(ctx, plans, true)
-	var points []attacked
-	if err == nil && len(curve) > 0 {
-		points, _, err = r.table(ctx, curve, false)
-	}
+	rows, found, err := r.table(ctx, all, len(plans))
 	bar.Finish()
 	if err != nil {
 		return err
 	}
+	rows, found, points := rows[:len(plans)], found[:len(plans)], rows[len(plans):]
 	for _, bad := range r.unreadable {
 		fmt.Fprintf(e.stderr, "left out: %v\n", bad)
 	}

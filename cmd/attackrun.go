@@ -4,89 +4,48 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"time"
 
-	torch "github.com/wangkuiyi/gotorch"
-
 	"mp/attack"
 	"mp/checkpoint"
 	"mp/data"
-	"mp/job"
-	"mp/model"
-	"mp/ops"
 	"mp/ops/pixel"
-	"mp/worker"
+	"mp/worker/errand"
 )
-
-// Legend: N images, K classes.
-
-// The normalisation of every network here, the reference's.
-func channelMean() []float64 { return []float64{.485, .456, .406} }
-func channelStd() []float64  { return []float64{.229, .224, .225} }
 
 // attackRun attacks images with any number of plans.
 type attackRun struct {
 	flags      attackFlags
-	device     *ops.Device
-	models     []*model.Model // the measured one; the attacked one where it is another
 	source     pictureSource
+	hands      hands
 	target     int // class to be taken for, -1 for none
-	dtype      ops.DType
 	unreadable []error
-	seen       map[int]bool // of unreadable
 	progress   func(images int)
 }
 
-func newAttackRun(ctx context.Context, o attackFlags, source pictureSource) (*attackRun, error) {
-	r := &attackRun{flags: o, source: source, dtype: ops.Float32, seen: map[int]bool{}}
-	if o.precision == fp64 {
-		r.dtype = ops.Float64
-	}
-	var err error
-	if r.target, err = o.targetClass(source.Classes()); err != nil {
-		return nil, err
-	}
-	word, err := pickDevice(o.device)
-	if err != nil {
-		return nil, err
-	}
-	threads := o.threads
-	if threads == 0 {
-		threads = cores()
-	}
-	if r.device, err = openDevice(word, threads); err != nil {
-		return nil, err
-	}
-	err = r.device.Do(ctx, func(s *ops.Scope) error {
-		for _, path := range []string{o.checkpoint, o.surrogate} {
-			if path == "" {
-				continue
-			}
-			m, err := worker.LoadModel(s, path, o.model, model.Options{Classes: len(source.Classes()), ChannelsLast: true, DType: r.dtype})
-			if err != nil {
-				return fmt.Errorf("%w (the images are of %d classes)", err, len(source.Classes()))
-			}
-			r.models = append(r.models, m)
-		}
-		return nil
-	})
-	if err != nil {
-		r.close()
-		return nil, err
-	}
-	return r, nil
+// hands compute an attack: this machine's device, or a cluster's workers.
+type hands interface {
+	// attack computes every plan on every batch and adds what was found to the plan's set, in the batches' order. What was
+	// found is the same, whoever computes. It blocks until it is done or ctx ends, and starts nothing that outlives it.
+	attack(ctx context.Context, r *attackRun, plans []plan, sets []*attackedSet) error
+	close()
 }
 
-func (r *attackRun) close() {
-	_ = r.device.Do(context.Background(), func(*ops.Scope) error { // the process ends: nothing is lost
-		for _, m := range r.models {
-			m.Free()
-		}
-		return nil
-	})
-	r.device.Close()
+// open finds out who computes.
+func (r *attackRun) open(ctx context.Context, e *env, dir string) error {
+	var err error
+	if r.target, err = r.flags.targetClass(r.source.Classes()); err != nil {
+		return err
+	}
+	if r.flags.cluster.coordinator == "" {
+		r.hands, err = newLoneHands(ctx, r.flags, r.source)
+	} else {
+		r.hands, err = newManyHands(ctx, e, r, dir)
+	}
+	return err
 }
 
 // total is how many images are to be attacked.
@@ -95,17 +54,6 @@ func (r *attackRun) total() int {
 		return min(n, r.source.Len())
 	}
 	return r.source.Len()
-}
-
-// netOf is a network as attacks see it, computing in a precision of job's.
-func netOf(m *model.Model, precision string) *attack.Net {
-	n := &attack.Net{Mean: channelMean(), Std: channelStd(), Forward: func(s *ops.Scope, z torch.Tensor) torch.Tensor {
-		return m.Forward(s, z, model.Mode{})
-	}}
-	if precision == job.BF16 {
-		n.DType = ops.BFloat16
-	}
-	return n
 }
 
 // attackedSet is what became of the images under one attack.
@@ -122,46 +70,41 @@ type attackedSet struct {
 	asked  int // queries of all
 	facts  attack.Facts
 	time   time.Duration
+	keeps  bool // changed images
 }
 
 // shown is how many pictures are made: of the first images that the network recognises before the attack.
 const shown = 12
 
-// table runs every plan on all images. With keep the changed images are kept: all where they are saved, else the first few.
-func (r *attackRun) table(ctx context.Context, plans []plan, keep bool) ([]attacked, []*attackedSet, error) {
+// want says which changed images of the next batch are kept: all where they are saved, else the first few.
+func (r *attackRun) want(set *attackedSet) errand.Pictures {
+	switch {
+	case !set.keeps:
+		return errand.Pictures{}
+	case r.flags.save != "":
+		return errand.Pictures{All: true}
+	case r.flags.out != "":
+		return errand.Pictures{First: shown - len(set.kept)}
+	}
+	return errand.Pictures{}
+}
+
+// order is a plan as whoever computes it needs it.
+func (r *attackRun) order(p plan) errand.Order {
+	return errand.Order{Attack: p.name, Options: p.options, Target: r.target, Seed: r.flags.seed}
+}
+
+// table runs every plan on all images. Of the first keep plans changed images are kept.
+func (r *attackRun) table(ctx context.Context, plans []plan, keep int) ([]attacked, []*attackedSet, error) {
 	sets := make([]*attackedSet, len(plans))
 	for i := range sets {
-		sets[i] = &attackedSet{}
+		sets[i] = &attackedSet{keeps: i < keep}
 	}
-	total := r.total()
-	for next := 0; next < total; {
-		var b attackBatch
-		for ; next < total && len(b.ids) < r.flags.batch; next++ {
-			record, err := r.source.Read(next)
-			if err != nil {
-				if !r.seen[next] {
-					r.unreadable, r.seen[next] = append(r.unreadable, err), true
-				}
-				r.progress(len(plans))
-				continue
-			}
-			if label := r.source.Label(next); label >= 0 {
-				b.add(int32(next), label, record)
-			}
-		}
-		if len(b.ids) == 0 {
-			continue
-		}
-		for i, p := range plans {
-			err := r.device.Do(ctx, func(s *ops.Scope) error { return r.batch(ctx, s, p, b, sets[i], keep) })
-			if err != nil {
-				return nil, nil, fmt.Errorf("%s: images %s to %s: %w", p.name, r.source.Name(int(b.ids[0])), r.source.Name(int(b.ids[len(b.ids)-1])), err)
-			}
-			r.progress(len(b.ids))
-		}
+	if err := r.hands.attack(ctx, r, plans, sets); err != nil {
+		return nil, nil, err
 	}
 	if len(sets[0].ids) == 0 {
-		return nil, nil, fmt.Errorf("%w: none of the %d images can be read and has a label", data.ErrData, total)
+		return nil, nil, fmt.Errorf("%w: none of the %d images can be read and has a label", data.ErrData, r.total())
 	}
 	rows := make([]attacked, len(plans))
 	for i, p := range plans {
@@ -170,98 +113,55 @@ func (r *attackRun) table(ctx context.Context, plans []plan, keep bool) ([]attac
 	return rows, sets, nil
 }
 
-// attackBatch are images as they lie in a pack.
-type attackBatch struct {
-	ids     []int32
-	labels  []int64
-	records []byte
-}
-
-func (b *attackBatch) add(id int32, label int, record []byte) {
-	b.ids, b.labels, b.records = append(b.ids, id), append(b.labels, int64(label)), append(b.records, record...)
-}
-
-// images are the batch's pixels in [0, 1], [N 3 S S] in channels-last order.
-func (b *attackBatch) images(s *ops.Scope, d ops.DType) torch.Tensor {
-	n := int64(len(b.ids))
-	bytes := s.To(ops.From(s, b.records, n, pixel.Side, pixel.Side, 3), d)
-	return s.Permute(s.Div(bytes, ops.From(s, []float32{255}, 1)), 0, 3, 1, 2)
-}
-
-// batch attacks one batch and adds what became of it to set.
-func (r *attackRun) batch(ctx context.Context, s *ops.Scope, p plan, b attackBatch, set *attackedSet, keep bool) error {
-	x := b.images(s, r.dtype)
-	measured := netOf(r.models[0], r.flags.precision)
-	under := netOf(r.models[len(r.models)-1], r.flags.precision)
-	in := attack.Batch{X: x, Labels: b.labels, Keys: attack.Keys(r.flags.seed, 0, b.ids)}
-	if p.options.Goal == attack.Given {
-		for range b.ids {
-			in.Targets = append(in.Targets, int64(r.target))
+// batches are the images as they are attacked together. How they are cut is part of the numbers: the library may add up in
+// another order in a batch of another size.
+func (r *attackRun) batches(plans int) iter.Seq[errand.Batch] {
+	return func(yield func(errand.Batch) bool) {
+		total := r.total()
+		for next := 0; next < total; {
+			var b errand.Batch
+			for ; next < total && len(b.IDs) < r.flags.batch; next++ {
+				record, err := r.source.Read(next)
+				if err != nil {
+					r.unreadable = append(r.unreadable, err)
+					r.progress(plans)
+					continue
+				}
+				if label := r.source.Label(next); label >= 0 {
+					b.Add(int32(next), label, record)
+				}
+			}
+			if len(b.IDs) > 0 && !yield(b) {
+				return
+			}
 		}
 	}
-	began := time.Now()
-	res, err := p.attack.Perturb(ctx, s, under, in)
-	if err != nil {
-		return err
-	}
-	far := s.Sub(res.X, x)
-	linf := ops.Values[float64](s, s.Largest(s.Abs(far), 1, 2, 3))
-	set.time += time.Since(began) // reading the distances waits for the device
-	l2 := ops.Values[float64](s, s.Sqrt(s.Sum(s.Mul(far, far), 1, 2, 3)))
-	s.NoGrad(func() {
-		set.clean = append(set.clean, topRows(s, measured.Logits(s, x))...)
-		set.after = append(set.after, topRows(s, measured.Logits(s, res.X))...)
-	})
-	if err := s.Err(); err != nil {
-		return err
-	}
-	if keep && (r.flags.save != "" || r.flags.out != "" && len(set.kept) < shown) {
-		r.keep(s, b, set, res.X)
-	}
-	set.ids, set.labels = append(set.ids, b.ids...), append(set.labels, b.labels...)
-	set.linf, set.l2 = append(set.linf, linf...), append(set.l2, l2...)
-	for _, n := range res.Queries {
-		set.asked += n
-	}
-	set.facts.Add(res.Facts)
-	return s.Err()
 }
 
-// keep copies changed images of the batch that has just been measured.
-func (r *attackRun) keep(s *ops.Scope, b attackBatch, set *attackedSet, x torch.Tensor) {
+// failed says which images an error is about.
+func (r *attackRun) failed(p plan, ids []int32, err error) error {
+	return fmt.Errorf("%s: images %s to %s: %w", p.name, r.source.Name(int(ids[0])), r.source.Name(int(ids[len(ids)-1])), err)
+}
+
+// add adds what became of a batch.
+func (r *attackRun) add(set *attackedSet, b errand.Batch, f errand.Found) {
 	const values = 3 * pixel.Side * pixel.Side
-	changed, first := ops.Values[float32](s, x), len(set.ids)
-	if s.Err() != nil {
-		return
-	}
-	for i, label := range b.labels {
-		if r.flags.save == "" && (len(set.kept) == shown || set.clean[first+i][0] != int(label)) {
-			continue
+	first := len(set.ids)
+	for k, i := range f.Kept {
+		if r.flags.save == "" && len(set.kept) == shown { // more were asked for than are needed now
+			break
 		}
-		set.images, set.kept = append(set.images, changed[i*values:(i+1)*values]...), append(set.kept, first+i)
+		set.kept, set.images = append(set.kept, first+i), append(set.images, f.Images[k*values:(k+1)*values]...)
 	}
-	if r.flags.save != "" {
-		set.before = append(set.before, b.records...)
+	if set.keeps && r.flags.save != "" {
+		set.before = append(set.before, b.Records...)
 	}
-}
-
-// topRows are the five likeliest classes of each row of logits [N K].
-func topRows(s *ops.Scope, logits torch.Tensor) [][]int {
-	if s.Err() != nil {
-		return nil
-	}
-	k := min(logits.Shape()[1], topFive)
-	_, at := s.TopK(logits, k)
-	flat := ops.Values[int64](s, at)
-	var out [][]int
-	for row := range slices.Chunk(flat, int(k)) {
-		var classes []int
-		for _, c := range row {
-			classes = append(classes, int(c))
-		}
-		out = append(out, classes)
-	}
-	return out
+	set.ids, set.labels = append(set.ids, b.IDs...), append(set.labels, b.Labels...)
+	set.clean, set.after = append(set.clean, f.Clean...), append(set.after, f.After...)
+	set.linf, set.l2 = append(set.linf, f.Linf...), append(set.l2, f.L2...)
+	set.asked += f.Queries
+	set.facts.Add(f.Facts)
+	set.time += time.Duration(f.Seconds * float64(time.Second))
 }
 
 // row is what the table says of a set.

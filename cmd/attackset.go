@@ -15,6 +15,7 @@ import (
 	"mp/ops"
 	"mp/ops/pixel"
 	"mp/worker"
+	"mp/worker/errand"
 )
 
 // integers makes a tensor of numbers.
@@ -103,7 +104,7 @@ func (v *savedSet) score(ctx context.Context, networks worker.Evaluation, n netw
 				x := s.ChannelsLast(ops.From(s, v.images[from*values:to*values], int64(to-from), 3, pixel.Side, pixel.Side))
 				var p torch.Tensor
 				for i, m := range networks.Models {
-					q := s.Softmax(s.To(netOf(m, n.precision).Logits(s, x), ops.Float32), 1)
+					q := s.Softmax(s.To(errand.Net(m, n.precision, nil).Logits(s, x), ops.Float32), 1)
 					if i > 0 {
 						q = s.Add(p, q)
 					}
@@ -111,7 +112,7 @@ func (v *savedSet) score(ctx context.Context, networks worker.Evaluation, n netw
 				}
 				p = s.Scale(p, 1/float64(len(networks.Models)))
 				flat := ops.Values[float64](s, p)
-				for i, row := range topRows(s, p) {
+				for i, row := range errand.Top(s, p) {
 					label := v.labels[from+i]
 					if row[0] == int(label) {
 						right1++

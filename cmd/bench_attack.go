@@ -19,6 +19,7 @@ import (
 	"mp/job"
 	"mp/model"
 	"mp/ops"
+	"mp/worker/errand"
 )
 
 // torchAttack is torchattacks' side of the comparison.
@@ -265,7 +266,7 @@ func measureAttack(ctx context.Context, e *env, text string) error {
 	if spec.Mode == modeBF16 {
 		precision = job.BF16
 	}
-	victim := netOf(m, precision)
+	victim := errand.Net(m, precision, nil)
 	batch := func() (time.Duration, error) {
 		began := time.Now()
 		err := device.Do(ctx, func(s *ops.Scope) error {

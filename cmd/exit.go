@@ -17,6 +17,7 @@ import (
 	"mp/ops/pixel"
 	"mp/optim"
 	"mp/worker"
+	"mp/worker/errand"
 )
 
 // Exit codes; scripts and Kubernetes decide by them whether to start the process again.
@@ -42,7 +43,7 @@ func (u usageError) Unwrap() error { return u.err }
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
 	return []error{job.ErrConfig, attack.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
-		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused}
+		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

@@ -16,6 +16,7 @@ import (
 	"mp/data"
 	"mp/explain"
 	"mp/job"
+	"mp/worker/errand"
 )
 
 // explainOptions is what `mp explain` is asked for.
@@ -33,7 +34,7 @@ type explainOptions struct {
 }
 
 // fp64 is the precision of `mp explain` for comparisons with other programs: in float32 a few rectifiers switch by rounding.
-const fp64 = "fp64"
+const fp64 = errand.FP64
 
 // newExplainCommand returns `mp explain`.
 func newExplainCommand(e *env) *cobra.Command {
@@ -55,15 +56,15 @@ func newExplainCommand(e *env) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error { return explainData(c.Context(), e, args[0], o) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.checkpoint, "checkpoint", "", "run directory, checkpoint, .safetensors or PyTorch file; needed")
-	f.StringVar(&o.against, "against", "", "a second network to show beside the first; empty: none")
-	f.StringVar(&o.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet; empty: the file's")
+	f.StringVar(&o.checkpoint, "checkpoint", "", "run directory, checkpoint, .safetensors or PyTorch file")
+	f.StringVar(&o.against, "against", "", "a second network to show beside the first")
+	f.StringVar(&o.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet")
 	f.StringVar(&o.split, "split", string(data.Val), "images of a MiniPlaces folder to explain: train, val, test")
 	f.StringSliceVar(&o.methods, "method", []string{"saliency"}, "methods, see above")
 	f.IntVar(&o.images, "images", 48, "explain the first so many images; 0: all")
 	f.StringVar(&o.config.Layer, "layer", "", "gradcam: the layer to look at; default: the last")
-	f.StringVar(&o.out, "out", "", "folder for the contact sheets and explain.json, made if it is not there; empty: none are written")
-	f.StringVar(&o.maps, "maps", "", "also write every attribution to this .safetensors file, held in memory until then; empty: to none")
+	f.StringVar(&o.out, "out", "", "folder for the contact sheets and explain.json, made if it is not there")
+	f.StringVar(&o.maps, "maps", "", "also write every attribution to this .safetensors file, held in memory until then")
 	f.BoolVar(&o.scores, "scores", false, "measure how far to believe the maps: deletion, insertion, infidelity, randomised weights")
 	f.IntVar(&o.config.Samples, "samples", o.config.Samples, "smoothgrad: noisy copies of an image")
 	f.Float64Var(&o.config.Noise, "noise", o.config.Noise, "smoothgrad: deviation of the noise, as a part of the image's range")

@@ -64,14 +64,12 @@ func verbs() []verb {
 		{groupCluster, newWorkerCommand},
 		{groupCluster, newSubmitCommand},
 		{groupCluster, newJobsCommand},
-		{groupCluster, newWatchCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDrillCommand},
 		{groupMeasure, newDoctorCommand},
 		{groupHelp, newCompletionCommand},
-		{groupHelp, newManCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
@@ -114,7 +112,7 @@ func newRoot(e *env) (root *cobra.Command, started *bool) {
 		c.GroupID = v.group
 		root.AddCommand(c)
 	}
-	root.SetHelpCommand(newHelpCommand(e))
+	root.SetHelpCommand(newHelpCommand())
 	root.SetHelpCommandGroupID(groupHelp)
 	root.InitDefaultHelpCmd()
 	root.CompletionOptions.DisableDefaultCmd = true
