@@ -99,7 +99,7 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.IntVar(&o.Size, "image-size", 128, "side of the images in pixels")
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core, with --workers one each")
 	f.IntVar(&o.Workers, "workers", 0, "processes that train together, beside DistributedDataParallel; without it one process")
-	f.IntVar(&o.Shards, "shards", 0, "with --workers: shards that ours cut the batch into; 0: as `mp train --workers` does")
+	f.IntVar(&o.Shards, "shards", 0, "with --workers: shards that ours cut the batch into; 0: as mp train does")
 	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least one step after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")

@@ -45,7 +45,7 @@ type clusterFlags struct {
 func (f *clusterFlags) add(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.coordinator, "coordinator", defaultCoordinator, "coordinators, HOST:PORT with commas between; one that answers is enough")
-	flags.StringVar(&f.token, "token", "", "secret that the coordinators ask for")
+	flags.StringVar(&f.token, "token", "", "secret that the coordinators ask for; empty: none")
 	flags.DurationVar(&f.wait, "wait", 10*time.Second, "how long to look for a coordinator that leads")
 }
 

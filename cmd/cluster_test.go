@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"mp/job"
 	"mp/mppb"
@@ -36,6 +38,58 @@ type fakeCluster struct {
 	keys      []string // of all requests
 	dies      bool     // the leader does, when it has taken the next job in and before it answers
 	steered   *mppb.SteerRequest
+
+	mu     sync.Mutex
+	told   []*mppb.Event // of Events; one a call, then the stream breaks, while breaks is above 0
+	nats   string
+	wanted []uint64 // From of every call of Events that follows
+}
+
+// Events tells what is told, and what comes to it.
+func (c *fakeCluster) Events(r *mppb.EventsRequest, s grpc.ServerStreamingServer[mppb.Event]) error {
+	if r.Follow {
+		c.mu.Lock()
+		c.wanted = append(c.wanted, r.From)
+		c.mu.Unlock()
+	}
+	for next := int(max(r.From, 1)); ; {
+		c.mu.Lock()
+		told := c.told
+		c.mu.Unlock()
+		for ; next <= len(told); next++ {
+			if err := s.Send(told[next-1]); err != nil {
+				return err
+			}
+			if r.Follow && c.breaks.Add(-1) >= 0 {
+				return status.Error(codes.Unavailable, "going away")
+			}
+		}
+		if !r.Follow {
+			return nil
+		}
+		select {
+		case <-s.Context().Done():
+			return s.Context().Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// tell adds to the story and says how the job is from now on.
+func (c *fakeCluster) tell(state mppb.Job_State, events ...*mppb.Event) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range events {
+		e.Sequence, e.Time = uint64(len(c.told)+1), time.Date(2026, 1, 2, 3, 4, len(c.told), 0, time.Local).UnixNano()
+		c.told = append(c.told, e)
+	}
+	j := proto.CloneOf(c.detail.Job)
+	j.State = state
+	c.detail = &mppb.JobDetail{Job: j}
+}
+
+func (c *fakeCluster) Status(context.Context, *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
+	return &mppb.ClusterStatus{Leader: "a", NatsUrl: c.nats}, nil
 }
 
 func (c *fakeCluster) Submit(_ context.Context, r *mppb.SubmitRequest) (*mppb.Job, error) {
@@ -55,6 +109,8 @@ func (c *fakeCluster) Show(_ context.Context, n *mppb.JobName) (*mppb.JobDetail,
 	if n.Id != "job-1" {
 		return nil, status.Errorf(codes.NotFound, "there is no job %q; `mp jobs` lists them", n.Id)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.detail, nil
 }
 

@@ -71,7 +71,7 @@ func newDataFetch(e *env) *cobra.Command {
 	}
 	c.Flags().StringVar(&address, "url", data.ArchiveURL, "address of the archive")
 	c.Flags().StringVar(&lists, "lists", data.ListsURL, "address of the folder of lists, or none")
-	c.Flags().StringVar(&sum, "sha256", "", "expected SHA-256 of the archive, in hexadecimal")
+	c.Flags().StringVar(&sum, "sha256", "", "expected SHA-256 of the archive, in hexadecimal; empty: any")
 	return c
 }
 

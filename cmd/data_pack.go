@@ -30,8 +30,8 @@ func newDataPack(e *env) *cobra.Command {
 			return packData(c.Context(), e, args[0], out, splits, jobs)
 		},
 	}
-	c.Flags().StringVar(&out, "out", "", "folder for the packs, made when missing (default DIR)")
-	c.Flags().StringSliceVar(&splits, "split", nil, "splits to pack: train, val, test (default those of train and val that have a list)")
+	c.Flags().StringVar(&out, "out", "", "folder for the packs, made when missing; empty: DIR")
+	c.Flags().StringSliceVar(&splits, "split", nil, "splits to pack: train, val, test; empty: those of train and val that have a list")
 	c.Flags().IntVar(&jobs, "jobs", 0, "goroutines that decode; 0 is one for each processor")
 	return c
 }

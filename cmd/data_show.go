@@ -43,7 +43,7 @@ func newDataShow(e *env) *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.class, "class", "", "show images of this class")
+	f.StringVar(&o.class, "class", "", "show images of this class; empty: of all")
 	f.IntVar(&o.step, "batch", 0, "show the batch of this step, counted from 0")
 	f.StringVar(&o.recipe, "recipe", "best", "augmentation: "+strings.Join(data.RecipeNames(), ", ")+"; with --class none where it is left out")
 	f.StringVar(&o.split, "split", string(data.Train), "train, val or test")

@@ -50,7 +50,7 @@ func newSoakCommand(e *env) *cobra.Command {
 	}
 	o.add(c)
 	f := c.Flags()
-	f.Float64Var(&o.minutes, "minutes", 30, "how long faults are injected")
+	f.Float64Var(&o.minutes, "minutes", 30, "minutes in which faults are injected")
 	f.DurationVar(&o.every, "every", 15*time.Second, "mean time between two faults")
 	f.IntVar(&o.workers, "workers", 3, "workers")
 	f.IntVar(&o.coordinators, "coordinators", 3, "coordinators: 1, 3 or 5")

@@ -30,8 +30,8 @@ type networkFlags struct {
 
 func (n *networkFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVar(&n.checkpoints, "checkpoint", nil, "run directory, checkpoint, .safetensors or PyTorch file; several are averaged")
-	f.StringVar(&n.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet")
+	f.StringArrayVar(&n.checkpoints, "checkpoint", nil, "run directory, checkpoint, .safetensors or PyTorch file; several are averaged; needed")
+	f.StringVar(&n.model, "model", "", "architecture, for files that do not name theirs: simplenet, simplevit, resnet18, scenenet; empty: the file's")
 	f.StringVar(&n.conv, "conv", job.ConvLibrary, "whose convolution: library, own")
 	f.BoolVar(&n.mirror, "mirror", false, "average the logits over the image and its mirror image")
 	f.StringVar(&n.scale, "scale", job.ScaleNone, "short side before the centre crop in pixels, or none: 144 is the course's")
@@ -125,7 +125,7 @@ func newEvaluateCommand(e *env) *cobra.Command {
 	}
 	n.add(c)
 	c.Flags().StringVar(&split, "split", split, "images to evaluate on: train, val")
-	c.Flags().StringVar(&on, "on", "", "evaluate on the changed images that `mp attack --save` wrote instead")
+	c.Flags().StringVar(&on, "on", "", "evaluate on the changed images that attack --save wrote; empty: on those of DATA")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := n.check(); err != nil {
 			return err

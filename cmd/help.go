@@ -10,11 +10,18 @@ import (
 )
 
 // newHelpCommand returns `mp help`.
-func newHelpCommand() *cobra.Command {
+func newHelpCommand(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use:   "help [VERB]",
-		Short: "How to call mp or one of its verbs",
+		Use:     "help [VERB|TOPIC]",
+		Short:   "How to call mp or one of its verbs, and pages to learn from",
+		Long:    "help shows how to call mp or one of its verbs, or one of these pages:\n" + topicList(),
+		Example: "  mp help train\n  mp help course",
 		RunE: func(c *cobra.Command, args []string) error {
+			for _, t := range topics() {
+				if len(args) == 1 && args[0] == t.name {
+					return t.print(e, c)
+				}
+			}
 			about, rest, err := c.Root().Find(args)
 			if err == nil && len(rest) > 0 {
 				err = noSuchVerb(about, rest)
@@ -34,9 +41,23 @@ func newHelpCommand() *cobra.Command {
 			for _, child := range about.Commands() {
 				names = append(names, cobra.CompletionWithDesc(child.Name(), child.Short))
 			}
+			if about == c.Root() {
+				for _, t := range topics() {
+					names = append(names, cobra.CompletionWithDesc(t.name, t.short))
+				}
+			}
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
+}
+
+// topicList is a line for each topic.
+func topicList() string {
+	var b strings.Builder
+	for _, t := range topics() {
+		fmt.Fprintf(&b, "  %-12s %s\n", t.name, t.short)
+	}
+	return b.String()
 }
 
 // usage prints how to call c: its verbs grouped by purpose, its flags wrapped to the terminal and each with its
@@ -58,6 +79,7 @@ func usage(e *env, c *cobra.Command) error {
 	writeFlags(&b, "Flags:", c.LocalNonPersistentFlags(), width)
 	writeFlags(&b, "Flags of every verb:", c.Root().PersistentFlags(), width)
 	if !c.HasParent() {
+		fmt.Fprintf(&b, "\nPages (mp help TOPIC):\n%s", topicList())
 		b.WriteString("\nShell completion: source <(mp completion bash), or zsh, fish, powershell.")
 	}
 	if c.HasAvailableSubCommands() {
@@ -111,15 +133,30 @@ func writeFlags(b *strings.Builder, title string, flags *pflag.FlagSet, width in
 			sections[heading] = pflag.NewFlagSet("", pflag.ContinueOnError)
 			sections[heading].SortFlags = flags.SortFlags
 		}
-		twinned := *f
-		if hasTwin(f) {
-			twinned.Usage += " [" + twin(f.Name) + "]"
-		}
-		sections[heading].AddFlag(&twinned)
+		shown := *f
+		shown.Usage = flagHelp(f)
+		sections[heading].AddFlag(&shown)
 	})
 	for _, t := range titles {
 		if sections[t] != nil {
 			fmt.Fprintf(b, "\n%s\n%s", t, sections[t].FlagUsagesWrapped(width))
 		}
 	}
+}
+
+// twinned is the help of a flag with its twin in the environment.
+func twinned(f *pflag.Flag) string {
+	if !hasTwin(f) {
+		return f.Usage
+	}
+	return f.Usage + " [" + twin(f.Name) + "]"
+}
+
+// flagHelp is twinned with the flag's default where that is 0: pflag shows all others.
+func flagHelp(f *pflag.Flag) string {
+	text := twinned(f)
+	if f.DefValue == "0" || f.DefValue == "0s" {
+		text += " (default " + f.DefValue + ")"
+	}
+	return text
 }

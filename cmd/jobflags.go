@@ -58,7 +58,7 @@ func addJobFlags(c *cobra.Command) (*jobFlags, error) {
 	}
 	flags.IntVar(&j.gpu, "gpu", 0, "train on this GPU, counted from 0: short for --device")
 	flags.BoolVar(&j.cpu, "cpu", false, "train on the CPU: short for --device cpu")
-	flags.StringVar(&j.file, "job", "", "YAML file of these options, without dashes in front; a run's job.yaml is one")
+	flags.StringVar(&j.file, "job", "", "YAML file of these options, without dashes in front; a run's job.yaml is one; empty: none")
 	return j, nil
 }
 

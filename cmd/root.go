@@ -64,12 +64,14 @@ func verbs() []verb {
 		{groupCluster, newWorkerCommand},
 		{groupCluster, newSubmitCommand},
 		{groupCluster, newJobsCommand},
+		{groupCluster, newWatchCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDrillCommand},
 		{groupMeasure, newDoctorCommand},
 		{groupHelp, newCompletionCommand},
+		{groupHelp, newManCommand},
 		{groupHelp, newVersionCommand},
 	}
 }
@@ -112,7 +114,7 @@ func newRoot(e *env) (root *cobra.Command, started *bool) {
 		c.GroupID = v.group
 		root.AddCommand(c)
 	}
-	root.SetHelpCommand(newHelpCommand())
+	root.SetHelpCommand(newHelpCommand(e))
 	root.SetHelpCommandGroupID(groupHelp)
 	root.InitDefaultHelpCmd()
 	root.CompletionOptions.DisableDefaultCmd = true

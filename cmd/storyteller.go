@@ -118,7 +118,7 @@ func (t *storyteller) sink(job string) (metrics.Sink, error) {
 	if t.hub.natsURL == "" {
 		return t.hub.runs.sink(job)
 	}
-	c := nats.DefaultSinkConfig(t.hub.natsURL, job, "coordinator")
+	c := nats.DefaultSinkConfig(t.hub.natsURL, job, storyWorker)
 	c.Credentials.File, c.Logger = t.hub.natsFile, t.log
 	return nats.NewSink(c)
 }
@@ -142,11 +142,16 @@ func (t *storyteller) members(ctx context.Context, e *mppb.Event) []metrics.View
 		return nil
 	}
 	defer client.Close()
+	return viewMembers(ctx, client, e)
+}
+
+// viewMembers are those of the view that an event tells of; nil when it is not in force any more.
+func viewMembers(ctx context.Context, client *mppb.Client, e *mppb.Event) []metrics.ViewMember {
 	d, err := showOnce(ctx, client, e.Job)
 	if err != nil || d.GetJob().GetView() != e.View {
 		return nil
 	}
-	var all []metrics.ViewMember
+	all := []metrics.ViewMember{}
 	for _, w := range d.Workers {
 		if w.View != e.View {
 			continue

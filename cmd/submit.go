@@ -32,7 +32,7 @@ func newSubmitCommand(e *env) *cobra.Command {
 		Short: "Hand a training job to a cluster",
 		Long: "Hand a training job to a cluster; jobs wait for each other. With DATA, the job is for workers that have the same images;\n" +
 			"without, for those that the cluster's workers have. Paths given with --init and --resume must be readable by every worker.",
-		Example: "  mp submit miniplaces --model scenenet --coordinator 10.0.0.1:7070\n  mp jobs",
+		Example: "  mp submit miniplaces --model scenenet --coordinator 10.0.0.1:7070\n  mp watch --coordinator 10.0.0.1:7070",
 		Args:    atMostOneArg("DATA"),
 	}
 	flags, err := addJobFlags(c)
@@ -119,7 +119,7 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		return e.printJSON(i)
 	}
 	fmt.Fprint(e.human(), s.Table(e.width(e.stdout)))
-	_, err = fmt.Fprintf(e.stdout, "%s is %s; its run is %s\nNext: mp jobs show %s\n", i.ID, i.State, i.Directory, i.ID)
+	_, err = fmt.Fprintf(e.stdout, "%s is %s; its run is %s\nNext: mp watch %s --coordinator %s\n", i.ID, i.State, i.Directory, i.ID, o.cluster.coordinator)
 	return err
 }
 

@@ -64,7 +64,7 @@ func newTrainCommand(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.IntVar(&o.workers, "workers", 0, "workers on the CPU; 0: as many as is fastest here. Without --shards a batch is then cut into 4, or more for more workers")
-	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1")
+	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1; empty: --workers and --device decide")
 	f.DurationVar(&o.failAfter, "fail-after", coordinator.DefaultConfig().FailAfter, "how long a worker may be silent before the others go on without it")
 	f.StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
 	page.add(c)
@@ -206,6 +206,8 @@ type trained struct {
 	SHA256          string  `json:"sha256"`
 	OptimizerSHA256 string  `json:"optimizer_sha256,omitempty"`
 	Directory       string  `json:"directory"`
+	Goodput         float64 `json:"goodput,omitempty"` // share of the time that committed steps took, 0 to 1; 0: too short to tell
+	Faults          int     `json:"faults"`            // survived by this call
 }
 
 // newRunDirectory makes runs/<time>-<name> with the job's file in it.
@@ -244,12 +246,13 @@ func writeJob(dir string, s job.Spec) error {
 }
 
 // audience is a Sink before the console of `mp train`: it leaves out what only people with clusters ask for, and learns how
-// fast the run trains. It is safe for concurrent use if what it passes events on to is.
+// fast the run trains and what faults cost it. It is safe for concurrent use if what it passes events on to is.
 type audience struct {
 	metrics.Sink
 
 	mu              sync.Mutex
 	images, seconds float64
+	account         metrics.Account
 }
 
 // Emit passes e on.
@@ -259,6 +262,7 @@ func (a *audience) Emit(e metrics.Event) {
 		a.images += e.Epoch.ImagesPerSecond * e.Epoch.Seconds
 		a.seconds += e.Epoch.Seconds
 	}
+	a.account.Hear(e)
 	a.mu.Unlock()
 	if e.View != nil && len(e.View.Members) == 0 && strings.Contains(e.View.Reason, "has ended (done)") {
 		return // the summary says so
@@ -294,4 +298,11 @@ func (a *audience) rate() float64 {
 		return 0
 	}
 	return a.images / a.seconds
+}
+
+// survived is what faults have cost.
+func (a *audience) survived() metrics.GoodputReport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.account.Report()
 }

@@ -339,10 +339,11 @@ func (t *trainer) conclude(j *mppb.Job) (trained, error) {
 	if err != nil {
 		return trained{}, err
 	}
-	took := time.Since(t.began)
+	took, survived := time.Since(t.began), t.people.survived()
 	t.people.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindSummary, Summary: &metrics.Summary{
 		Title: t.spec.Model, BestTop1: o.GetBestTop1(), BestTop5: o.GetBestTop5(), BestEpoch: int(o.GetBestEpoch()), Epochs: int(o.GetEpochs()),
 		Seconds: took.Seconds(), ImagesPerSecond: t.people.rate(), Directory: t.directory, Checkpoint: best, SHA256: o.GetSha256(),
+		Goodput: &survived,
 		Next: []string{
 			fmt.Sprintf("mp evaluate %s --checkpoint %s --mirror", t.spec.Data, t.directory),
 			fmt.Sprintf("mp checkpoint show %s", best),
@@ -351,6 +352,7 @@ func (t *trainer) conclude(j *mppb.Job) (trained, error) {
 	return trained{
 		BestTop1: o.GetBestTop1(), BestTop5: o.GetBestTop5(), Epochs: int(o.GetEpochs()), Seconds: took.Seconds(), Checkpoint: best,
 		SHA256: o.GetSha256(), OptimizerSHA256: o.GetOptimizerSha256(), Directory: t.directory,
+		Goodput: survived.Share, Faults: survived.Faults,
 	}, nil
 }
 

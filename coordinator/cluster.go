@@ -181,12 +181,17 @@ func (c *cluster) Steer(ctx context.Context, req *mppb.SteerRequest) (*mppb.Job,
 	return c.Job(req.Id)
 }
 
-func (c *cluster) Status(context.Context, *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
-	if err := c.elsewhere(); err != nil {
-		return nil, err
+func (c *cluster) Status(_ context.Context, req *mppb.StatusRequest) (*mppb.ClusterStatus, error) {
+	if !req.Own {
+		if err := c.elsewhere(); err != nil {
+			return nil, err
+		}
 	}
 	id, _ := c.Leader()
-	reply := &mppb.ClusterStatus{Leader: id}
+	reply := &mppb.ClusterStatus{Leader: id, NatsUrl: c.cfg.NATSURL}
+	for _, p := range c.peers() {
+		reply.Nodes = append(reply.Nodes, p.Address)
+	}
 	c.fsm.read(func(s *membership.State) { reply.RaftIndex = s.Index })
 	return reply, nil
 }

@@ -2,45 +2,55 @@ package metrics
 
 import "time"
 
-// Account follows the events of a run, in their order, and keeps its Goodput. Time in which nobody was there, before a run
-// goes on with a Start, is not counted, nor are validations.
+// Account follows the events of a run, in their order, and adds up what faults have cost it. Time in which nobody was there,
+// before a run goes on with a Start, is not counted unless a fault was the reason, nor are validations.
 type Account struct {
 	goodput Goodput
-	workers int // of the newest view that says whom it has
-	last    time.Time
+	workers int       // of the view in force
+	last    time.Time // of the newest event that says how far the run is
+	hurt    bool      // by a fault since then
 }
 
-// Hear takes an event.
+// Hear notes what e says of progress, faults and recovery.
 func (a *Account) Hear(e Event) {
 	switch {
-	case e.Start != nil:
-		if !a.last.IsZero() && e.Start.Update > 0 {
-			a.goodput.Planned(e.Time.Sub(a.last))
-			a.goodput.Disturb()
-		}
 	case e.Step != nil:
-		a.goodput.Step(e.Step.Update, max(a.workers, 1), e.Time)
+		a.reach(e.Step.Update, e.Time)
+	case e.Epoch != nil:
+		a.reach(e.Epoch.Update, e.Time)
 	case e.Validation != nil:
 		a.goodput.Planned(time.Duration(e.Validation.Seconds * float64(time.Second)))
-	case e.View != nil && e.View.RecoverSeconds > 0:
-		a.goodput.Recovered(time.Duration(e.View.RecoverSeconds * float64(time.Second)))
+		a.last = e.Time
 	case e.View != nil:
-		if n := len(e.View.Members); n > 0 {
-			a.workers = n
-		}
-		if e.View.Warning {
-			a.goodput.Fault(time.Duration(e.View.DetectSeconds * float64(time.Second)))
-		} else {
-			a.goodput.Disturb()
-		}
-	}
-	switch e.Kind {
-	case KindStep, KindEpoch, KindValidation: // signs that somebody computes
-		if e.Time.After(a.last) {
-			a.last = e.Time
-		}
+		a.view(*e.View)
+	case e.Story != nil && e.Story.Topic == "size":
+		a.goodput.Change(e.Time)
+	case e.Start != nil && !a.hurt && !a.last.IsZero() && e.Time.After(a.last): // it stood still because somebody wanted that
+		a.goodput.Planned(e.Time.Sub(a.last))
+		a.goodput.Disturb()
+		a.last = e.Time
 	}
 }
 
-// Report is the state after the newest sign of work.
+func (a *Account) reach(update int, at time.Time) {
+	a.goodput.Step(update, max(a.workers, 1), at)
+	a.last, a.hurt = at, false
+}
+
+func (a *Account) view(v View) {
+	if len(v.Members) > 0 {
+		a.workers = len(v.Members)
+	}
+	switch {
+	case v.RecoverSeconds > 0:
+		a.goodput.Recovered(time.Duration(v.RecoverSeconds * float64(time.Second)))
+	case v.Warning:
+		a.goodput.Fault(time.Duration(v.DetectSeconds * float64(time.Second)))
+		a.hurt = true
+	default:
+		a.goodput.Disturb()
+	}
+}
+
+// Report is what faults have cost up to the newest event; it has no StepSeconds where too few steps were undisturbed to tell.
 func (a *Account) Report() GoodputReport { return a.goodput.Report(a.last) }

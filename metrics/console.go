@@ -196,9 +196,11 @@ func (c *Console) summaryBox(s Summary) string {
 		fmt.Sprintf("best top-1   %s in epoch %d", percent(s.BestTop1), s.BestEpoch),
 		fmt.Sprintf("best top-5   %s", percent(s.BestTop5)),
 		fmt.Sprintf("time         %s, %s images/s in training", seconds(s.Seconds), rate(s.ImagesPerSecond)),
-		fmt.Sprintf("best model   %s", s.Checkpoint),
-		fmt.Sprintf("all files    %s", s.Directory),
 	}
+	if s.Goodput != nil {
+		lines = append(lines, fmt.Sprintf("goodput      %s", survivalText(*s.Goodput)))
+	}
+	lines = append(lines, fmt.Sprintf("best model   %s", s.Checkpoint), fmt.Sprintf("all files    %s", s.Directory))
 	if s.SHA256 != "" && c.c.Level == Verbose {
 		lines = append(lines, fmt.Sprintf("sha256       %s", s.SHA256))
 	}

@@ -53,7 +53,8 @@ func play(sink Sink, steps int, wait func()) {
 	}
 	emit(Event{Kind: KindSummary, Summary: &Summary{Title: "scenenet, recipe best", BestTop1: 33, BestTop5: 63.12, BestEpoch: 3, Epochs: 3, Seconds: 345, ImagesPerSecond: 186.5,
 		Directory: "runs/20260102-150405-scenenet", Checkpoint: "runs/20260102-150405-scenenet/checkpoints/best", SHA256: strings.Repeat("ab", 32),
-		Next: []string{"mp evaluate DATA --checkpoint runs/20260102-150405-scenenet --mirror", "mp predict IMAGES --checkpoint runs/20260102-150405-scenenet"}}})
+		Goodput: &GoodputReport{Share: 0.978, StepSeconds: 0.3, Faults: 2, RecoverMedian: 0.61},
+		Next:    []string{"mp evaluate DATA --checkpoint runs/20260102-150405-scenenet --mirror", "mp predict IMAGES --checkpoint runs/20260102-150405-scenenet"}}})
 }
 
 func TestDemo(t *testing.T) {
@@ -88,7 +89,7 @@ func TestConsoleWithoutTerminalIsPlainAlignedLines(t *testing.T) {
 	if strings.ContainsAny(text, "\x1b\r") {
 		t.Errorf("escape codes or carriage returns where there is no terminal:\n%q", text)
 	}
-	for _, want := range []string{"epoch", "images/s", "3/3", "21/30", "187", "top-5 61.12% in 6s  best", "1.3 GiB", "best top-1   33.00% in epoch 3", "Next: mp evaluate",
+	for _, want := range []string{"epoch", "images/s", "3/3", "21/30", "187", "top-5 61.12% in 6s  best", "1.3 GiB", "best top-1   33.00% in epoch 3", "goodput      97.8%, 2 faults survived, next step after 0.6 s\n", "Next: mp evaluate",
 		"resumed at epoch 1", "3 images could not be decoded", "mp data verify", "from update 78 of 90"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q", want)

@@ -28,6 +28,9 @@ func viewText(v View) string {
 	if v.RecoverSeconds > 0 {
 		return fmt.Sprintf("view %d: next step after %s", v.Number, tenths(v.RecoverSeconds))
 	}
+	if v.Members == nil {
+		return fmt.Sprintf("view %d: %s", v.Number, v.Reason)
+	}
 	return fmt.Sprintf("view %d: %s: %s", v.Number, count(len(v.Members), "worker"), v.Reason)
 }
 
@@ -53,6 +56,22 @@ func goodputText(g GoodputReport) string {
 	if g.Faults > 0 {
 		text += fmt.Sprintf(", noticed after %s (99 %%: %s), next step after %s (%s)", tenths(g.DetectMedian), tenths(g.DetectP99),
 			tenths(g.RecoverMedian), tenths(g.RecoverP99))
+	}
+	return text
+}
+
+// survivalText is what faults have cost a finished run, in a few words.
+func survivalText(g GoodputReport) string {
+	share := ""
+	if g.StepSeconds > 0 {
+		share = fmt.Sprintf("%.1f%%, ", 100*g.Share)
+	}
+	if g.Faults == 0 {
+		return share + "no faults"
+	}
+	text := share + count(g.Faults, "fault") + " survived"
+	if g.RecoverMedian > 0 {
+		text += fmt.Sprintf(", next step after %s", tenths(g.RecoverMedian))
 	}
 	return text
 }

@@ -149,6 +149,8 @@ type Summary struct {
 	Checkpoint      string   `json:"checkpoint"` // of the best epoch
 	SHA256          string   `json:"sha256"`     // of the final weights
 	Next            []string `json:"next"`       // commands to try
+
+	Goodput *GoodputReport `json:"goodput,omitempty"` // nil: nobody kept account of faults
 }
 
 // Progressed says how far a piece of work has come.

@@ -19,7 +19,7 @@ type Worker struct {
 // first update after a fault is committed.
 type View struct {
 	Number         uint64       `json:"number"`
-	Members        []ViewMember `json:"members"` // in rank order; empty: nobody computes
+	Members        []ViewMember `json:"members"` // in rank order; empty: nobody computes; null: not known any more
 	Reason         string       `json:"reason"`  // one line that names the first cause
 	Advice         string       `json:"advice,omitempty"`
 	Update         int          `json:"update"`                    // committed before it, or with RecoverSeconds the one that it committed

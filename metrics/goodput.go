@@ -15,6 +15,8 @@ import (
 //   - An undisturbed step's time is the median of the time between Steps, per update, over those that no fault disturbed,
 //     of the newest 4,096. A fault disturbs the Step that follows it and the settle updates after that. Only Steps made by
 //     as many workers as the run has ever had count: speed lost with a worker that stays away is a cost of the fault.
+//   - Where a step becomes other work, as larger images make it, Change closes the account of what was done so far and opens
+//     another; work that was too short to be measured counts neither as steps' time nor as time that passed.
 //
 // It reads no clock: the caller gives the time. It is not safe for concurrent use.
 type Goodput struct {
@@ -30,6 +32,11 @@ type Goodput struct {
 	settling     int  // updates still to pass
 	planned      time.Duration
 	sincePlanned time.Duration // planned since the last Step
+
+	useful      float64       // seconds that the steps before the last Change would have taken
+	from        int           // updates done at the last Change
+	changed     time.Time     // when that was; zero: never
+	plannedThen time.Duration // planned by then
 }
 
 // settle is the number of updates after a fault that are not measured: caches are cold and shards are dealt anew.
@@ -78,6 +85,30 @@ func (g *Goodput) Recovered(after time.Duration) { g.recover.add(after.Seconds()
 // Disturb notes a change that is no fault, such as a worker that joins: the next steps are not measured.
 func (g *Goodput) Disturb() { g.disturbed = true }
 
+// Change notes at the given time that a step is other work from here on.
+func (g *Goodput) Change(now time.Time) {
+	if g.first.IsZero() {
+		return
+	}
+	g.useful += g.usefulSinceChange()
+	g.planned += g.unmeasured(now)
+	g.from, g.changed, g.plannedThen = max(g.done, g.from), now, g.planned
+	g.steps, g.workers, g.outgrown, g.disturbed = sample{}, 0, false, true
+}
+
+// usefulSinceChange is in seconds.
+func (g *Goodput) usefulSinceChange() float64 {
+	return float64(max(g.done-max(g.from, g.begin), 0)) * g.steps.quantile(0.5)
+}
+
+// unmeasured is the time since the last Change while no step has been measured after it, or 0.
+func (g *Goodput) unmeasured(now time.Time) time.Duration {
+	if g.changed.IsZero() || len(g.steps.values) > 0 {
+		return 0
+	}
+	return max(now.Sub(g.changed)-(g.planned-g.plannedThen), 0)
+}
+
 // Planned takes a span that has just passed out of the time: validation, or a pause that a person asked for.
 func (g *Goodput) Planned(d time.Duration) {
 	if g.first.IsZero() {
@@ -97,8 +128,8 @@ func (g *Goodput) Report(now time.Time) GoodputReport {
 	if g.first.IsZero() {
 		return r
 	}
-	r.WallSeconds = max((now.Sub(g.first) - g.planned).Seconds(), 0)
-	r.UsefulSeconds = float64(r.CommittedSteps) * r.StepSeconds
+	r.WallSeconds = max((now.Sub(g.first) - g.planned - g.unmeasured(now)).Seconds(), 0)
+	r.UsefulSeconds = g.useful + g.usefulSinceChange()
 	if r.WallSeconds > 0 {
 		r.Share = min(r.UsefulSeconds/r.WallSeconds, 1)
 	}

@@ -2423,6 +2423,7 @@ func (x *WorkersReply) GetFailAfterMs() uint32 {
 
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Own           bool                   `protobuf:"varint,1,opt,name=own,proto3" json:"own,omitempty"` // whoever is asked answers for itself, also without leading
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2457,10 +2458,19 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_mppb_mp_proto_rawDescGZIP(), []int{25}
 }
 
+func (x *StatusRequest) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
 type ClusterStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`                         // its ID
 	RaftIndex     uint64                 `protobuf:"varint,6,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"` // entries of its log that are applied
+	NatsUrl       string                 `protobuf:"bytes,9,opt,name=nats_url,json=natsUrl,proto3" json:"nats_url,omitempty"`        // where those workers send metrics that this node has welcomed; empty: nowhere
+	Nodes         []string               `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`                          // addresses of all coordinators
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2507,6 +2517,20 @@ func (x *ClusterStatus) GetRaftIndex() uint64 {
 		return x.RaftIndex
 	}
 	return 0
+}
+
+func (x *ClusterStatus) GetNatsUrl() string {
+	if x != nil {
+		return x.NatsUrl
+	}
+	return ""
+}
+
+func (x *ClusterStatus) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 type EventsRequest struct {
@@ -4085,12 +4109,16 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x0eWorkersRequest\"_\n" +
 	"\fWorkersReply\x12+\n" +
 	"\aworkers\x18\x01 \x03(\v2\x11.mp.v1.WorkerInfoR\aworkers\x12\"\n" +
-	"\rfail_after_ms\x18\x02 \x01(\rR\vfailAfterMs\"\x0f\n" +
-	"\rStatusRequest\"X\n" +
+	"\rfail_after_ms\x18\x02 \x01(\rR\vfailAfterMs\"!\n" +
+	"\rStatusRequest\x12\x10\n" +
+	"\x03own\x18\x01 \x01(\bR\x03own\"\x89\x01\n" +
 	"\rClusterStatus\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x06 \x01(\x04R\traftIndexJ\x04\b\x02\x10\x06J\x04\b\a\x10\bJ\x04\b\b\x10\t\"M\n" +
+	"raft_index\x18\x06 \x01(\x04R\traftIndex\x12\x19\n" +
+	"\bnats_url\x18\t \x01(\tR\anatsUrl\x12\x14\n" +
+	"\x05nodes\x18\n" +
+	" \x03(\tR\x05nodesJ\x04\b\x02\x10\x06J\x04\b\a\x10\bJ\x04\b\b\x10\t\"M\n" +
 	"\rEventsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\tR\x03job\x12\x16\n" +
