@@ -54,16 +54,23 @@ func (p *pngPen) pixel(q Point) Point {
 }
 
 func (p *pngPen) fill(outline []Point, ink color.RGBA) {
-	r := vector.NewRasterizer(p.m.Bounds().Dx(), p.m.Bounds().Dy())
+	// The rasterizer works on the outline's own box: one of the whole picture would cost its area every time.
+	box := image.Rectangle{image.Pt(math.MaxInt32, math.MaxInt32), image.Pt(math.MinInt32, math.MinInt32)}
+	for _, q := range outline {
+		box.Min.X, box.Min.Y = min(box.Min.X, int(math.Floor(q.X))), min(box.Min.Y, int(math.Floor(q.Y)))
+		box.Max.X, box.Max.Y = max(box.Max.X, int(math.Ceil(q.X))+1), max(box.Max.Y, int(math.Ceil(q.Y))+1)
+	}
+	r := vector.NewRasterizer(box.Dx(), box.Dy())
 	for i, q := range outline {
+		x, y := float32(q.X-float64(box.Min.X)), float32(q.Y-float64(box.Min.Y))
 		if i == 0 {
-			r.MoveTo(float32(q.X), float32(q.Y))
+			r.MoveTo(x, y)
 		} else {
-			r.LineTo(float32(q.X), float32(q.Y))
+			r.LineTo(x, y)
 		}
 	}
 	r.ClosePath()
-	r.Draw(p.m, p.m.Bounds(), image.NewUniform(ink), image.Point{})
+	r.Draw(p.m, box, image.NewUniform(ink), image.Point{})
 }
 
 // disc is a circle's outline in pixels.

@@ -16,6 +16,7 @@ import (
 	"mp/ops"
 	"mp/ops/pixel"
 	"mp/optim"
+	"mp/report"
 	"mp/worker"
 	"mp/worker/errand"
 )
@@ -43,7 +44,7 @@ func (u usageError) Unwrap() error { return u.err }
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
 	return []error{job.ErrConfig, attack.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
-		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused}
+		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused, report.ErrConfig}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

@@ -67,6 +67,7 @@ func verbs() []verb {
 		{groupCluster, newWatchCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
+		{groupMeasure, newReportCommand},
 		{groupMeasure, newBenchCommand},
 		{groupMeasure, newDrillCommand},
 		{groupMeasure, newDoctorCommand},

@@ -31,6 +31,8 @@ func rooms() []room {
 		{"attack/training", []string{"attack", "ops"}, []string{torch}, "a way to train is a function of tensors: whoever computes it, and with whom, is the worker's"},
 		{"attack/attacktest", []string{"attack", "ops"}, []string{torch}, "the conformance suite knows the interface only, so that it fits every attack"},
 		{"chart", nil, []string{"golang.org/x/image/..."}, "a figure is of numbers: what they mean, and where the page is, is its caller's"},
+		{"report", []string{"chart", "metrics"}, []string{"codeberg.org/go-pdf/fpdf", "github.com/goccy/go-yaml/...", "github.com/yuin/goldmark/...", "golang.org/x/image/..."},
+			"a report is made of files: what must be computed is computed by whoever asks for it, so that any machine can make one"},
 		{"optim", []string{"ops/..."}, []string{torch}, "an optimizer sees flat buffers, not models"},
 		{"ops", []string{"ops/..."}, []string{torch}, "ops is the bottom of the house: below it is only C"},
 		{"ops/pixel", nil, nil, "pixels are decoded and warped without libtorch, so that data needs none"},
