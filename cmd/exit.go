@@ -9,6 +9,7 @@ import (
 	"mp/checkpoint"
 	"mp/coordinator"
 	"mp/data"
+	"mp/deploy"
 	"mp/explain"
 	"mp/job"
 	"mp/metrics/nats"
@@ -44,7 +45,7 @@ func (u usageError) Unwrap() error { return u.err }
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
 	return []error{job.ErrConfig, attack.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
-		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused, report.ErrConfig}
+		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused, report.ErrConfig, deploy.ErrConfig}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

@@ -65,6 +65,7 @@ func verbs() []verb {
 		{groupCluster, newSubmitCommand},
 		{groupCluster, newJobsCommand},
 		{groupCluster, newWatchCommand},
+		{groupCluster, newDeployCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newReportCommand},

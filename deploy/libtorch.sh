@@ -3,6 +3,7 @@
 # the CUDA runtime libraries that libtorch_cpu.so names in its RPATH. Python fetches it here and is never needed to run mp.
 #
 #   deploy/libtorch.sh DIR           libtorch; with a GPU on this machine its whole set of CUDA libraries too
+#   deploy/libtorch.sh DIR whole     libtorch with all of CUDA, wherever this runs: for a container image
 #   deploy/libtorch.sh DIR cuda      the CUDA compiler (nvcc and headers) instead, for `make cuda`
 set -euo pipefail
 
@@ -18,6 +19,11 @@ cuda) packages=(--no-deps nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-
 libtorch)
 	packages=(--no-deps "$torch" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 	if [ -e /dev/nvidia0 ]; then packages=("$torch"); fi
+	;;
+whole) packages=("$torch") ;;
+*)
+	echo "deploy/libtorch.sh: there is no \"$what\": choose libtorch, whole or cuda" >&2
+	exit 64
 	;;
 esac
 

@@ -55,6 +55,7 @@ func TestEveryRuleCanBreak(t *testing.T) {
 		{"worker/errand/deal.go", "package errand\nimport _ \"time\"", "it is pure"},
 		{"coordinator/c.go", "package coordinator\nimport _ \"mp/worker\"", "in mppb only"},
 		{"coordinator/web/w.go", "package web\nimport _ \"mp/mppb\"", "cannot reach into a cluster"},
+		{"deploy/d.go", "package deploy\nimport _ \"mp/job\"", "needs nothing of what runs"},
 		{"coordinator/membership/m.go", "package membership\nimport _ \"mp/mppb\"", "without I/O"},
 	} {
 		files, err := parse(fstest.MapFS{c.file: {Data: []byte(c.text)}})

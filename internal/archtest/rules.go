@@ -49,6 +49,8 @@ func rooms() []room {
 		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
 		{"trust", nil, nil, "who may speak to whom is decided with the standard library's cryptography, and without knowing what is said"},
 		{"docs", nil, nil, "pages are there to be read"},
+		{"deploy", nil, []string{"sigs.k8s.io/kustomize/...", "sigs.k8s.io/yaml"},
+			"manifests are about processes, flags and exit codes: whoever renders them needs nothing of what runs"},
 		{"mppb", nil, []string{"google.golang.org/grpc/...", "google.golang.org/protobuf/..."}, "the protocol belongs to nobody"},
 		{"coordinator", []string{"coordinator/membership", "metrics/...", "mppb"},
 			[]string{"github.com/hashicorp/...", "go.etcd.io/bbolt/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "golang.org/x/sync/..."},
