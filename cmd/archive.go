@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mp/metrics"
+	"mp/metrics/tensorboard"
 	"mp/mppb"
 )
 
@@ -83,6 +84,37 @@ func (h *hub) keepRecord(ctx context.Context, client *mppb.Client, j *mppb.Job) 
 			to = name
 		}
 		if err := upload(ctx, client, &mppb.FileName{Job: j.Id, Path: to}, content); err != nil {
+			return err
+		}
+	}
+	return h.keepPictures(ctx, client, j, dir)
+}
+
+// keptPictures bounds how many pictures of a run are brought away: the newest.
+const keptPictures = 300
+
+// keepPictures brings a run's pictures and its files for TensorBoard to all coordinators. They lie there as they do here: a
+// picture is the same whoever drew it, and names of files say who wrote them.
+func (h *hub) keepPictures(ctx context.Context, client *mppb.Client, j *mppb.Job, dir string) error {
+	pictures, err := filepath.Glob(filepath.Join(dir, metrics.PicturesFolder, "*.png"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(pictures)
+	curves, err := filepath.Glob(filepath.Join(dir, tensorboard.Folder, "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range append(pictures[max(0, len(pictures)-keptPictures):], curves...) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		inside, err := filepath.Rel(dir, file)
+		if err != nil {
+			return err
+		}
+		if err := upload(ctx, client, &mppb.FileName{Job: j.Id, Path: filepath.ToSlash(inside)}, content); err != nil {
 			return err
 		}
 	}

@@ -138,6 +138,7 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 			fmt.Fprintln(e.human(), eventLine(newEventInfo(event)))
 		},
 	}, func(ctx context.Context, h *hub) error {
+		m.show(h.coordinator.Alive, h.numbers.Handler())
 		m.watch(h.coordinator.Ready)
 		if e.json {
 			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL, h.page}); err != nil {

@@ -15,6 +15,7 @@ import (
 	"mp/job"
 	"mp/metrics"
 	"mp/metrics/nats"
+	"mp/metrics/prometheus"
 	"mp/mppb"
 )
 
@@ -47,9 +48,10 @@ type hub struct {
 	natsURL     string // empty: no NATS
 	natsFile    string // credentials for it; empty: the URL has them
 	runs        *runSinks
-	recorder    *nats.Recorder // nil: no NATS
-	web         *web.Server    // nil: no page
-	page        string         // its address
+	numbers     *prometheus.Registry // of the node, and of the runs that it records
+	recorder    *nats.Recorder       // nil: no NATS
+	web         *web.Server          // nil: no page
+	page        string               // its address
 }
 
 // part is something of a hub that runs until it is told to end.
@@ -122,6 +124,8 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	}
 	h.runs = newRunSinks(c)
 	h.runs.about = h.about(c.coordinator.Token)
+	h.numbers = prometheus.New(version(), prometheus.Source{Cluster: func() metrics.ClusterFacts { return h.coordinator.Facts() }})
+	h.runs.numbers = h.numbers.Sink
 	teller := &storyteller{hub: h, story: c.story, token: c.coordinator.Token, log: c.log}
 	c.coordinator.NATSURL, c.coordinator.Logger, c.coordinator.OnEvent = h.natsURL, c.log, teller.hear
 	if h.coordinator, err = coordinator.New(c.coordinator); err != nil {

@@ -1,9 +1,12 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"image"
+	"image/png"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -148,16 +151,35 @@ func TestHubIsReachedByItsName(t *testing.T) {
 	}
 }
 
+// aJob is what a cluster knows of any job.
+func aJob(string) (*mppb.Job, error) { return &mppb.Job{Directory: "here", Spec: []byte("{}")}, nil }
+
+// onePixel is a picture.
+func onePixel(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, 1, 1))); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // A recorder acknowledges what a sink has taken: it must be in the run's file by then, or the sink must say that it is not.
 func TestRunsFilesHaveWhatTheirSinkTook(t *testing.T) {
 	c := aHub(t.TempDir())
 	r := newRunSinks(c)
-	r.about = func(string) (*mppb.Job, error) { return &mppb.Job{Directory: "here", Spec: []byte("{}")}, nil }
+	r.about = aJob
 	sink, err := r.sink("job-1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStep, Step: &metrics.Step{Update: 7}})
+	sink.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindPicture, Picture: &metrics.Picture{Tag: metrics.TagImages, Update: 7, File: metrics.PictureFile(7, metrics.TagImages), PNG: onePixel(t)}})
+	for _, pattern := range []string{"pictures/00000007-image-org-image.png", "tb/train/events.out.tfevents.*.coordinator-1"} {
+		if found, err := filepath.Glob(filepath.Join(c.coordinator.RunsDir, "here", pattern)); err != nil || len(found) != 1 {
+			t.Errorf("%s: found %q, %v", pattern, found, err)
+		}
+	}
 	if got := linesOf(t, filepath.Join(c.coordinator.RunsDir, "here", metrics.MetricsFile)); len(got) != 1 || got[0].Step.Update != 7 {
 		t.Errorf("got %+v, want step 7", got)
 	}

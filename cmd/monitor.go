@@ -15,12 +15,27 @@ import (
 )
 
 // monitorHelp is the help of --monitor, wherever it is.
-const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (it runs) and /readyz (it belongs to the cluster); empty: nowhere"
+const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (its loops turn) and /readyz (it belongs to the cluster), and Prometheus asks /metrics; empty: nowhere"
 
 // monitor answers whoever looks after this process. It tells nothing that is secret, and asks for no token.
 type monitor struct {
 	ready atomic.Pointer[func() error]
+	shown atomic.Pointer[vitals]
 }
+
+// vitals are what a process shows of itself beside its readiness.
+type vitals struct {
+	healthy func(context.Context) error // nil, or why it should be started again; it returns before its context ends
+	numbers http.Handler                // for Prometheus
+}
+
+// show says what health is from now on, and where numbers come from. Before, who answers is healthy, and has no numbers.
+func (m *monitor) show(healthy func(context.Context) error, numbers http.Handler) {
+	m.shown.Store(&vitals{healthy, numbers})
+}
+
+// healthWithin bounds a look at a process's health: Kubernetes waits for a second unless it is told otherwise.
+const healthWithin = 900 * time.Millisecond
 
 // watch says what readiness is from now on: nil, or why not. Before, the process is starting.
 func (m *monitor) watch(ready func() error) { m.ready.Store(&ready) }
@@ -39,7 +54,7 @@ func withMonitor(ctx context.Context, address string, log *slog.Logger, body fun
 	if err != nil {
 		return fmt.Errorf("listen for a supervisor (--monitor): %w", err)
 	}
-	server := &http.Server{Handler: m.routes(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 14,
+	server := &http.Server{Handler: m.routes(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 14,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -53,7 +68,24 @@ func withMonitor(ctx context.Context, address string, log *slog.Logger, body fun
 
 func (m *monitor) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), healthWithin)
+		defer cancel()
+		if s := m.shown.Load(); s != nil {
+			if err := s.healthy(ctx); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+		}
+		io.WriteString(w, "ok\n")
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if s := m.shown.Load(); s != nil {
+			s.numbers.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "the process is starting", http.StatusServiceUnavailable)
+	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		err := errors.New("the process is starting")
 		if ready := m.ready.Load(); ready != nil {

@@ -26,6 +26,7 @@ type runSinks struct {
 	console metrics.Sink                  // nil: none
 	live    func(run string) metrics.Sink // of the web page; nil: there is none
 	began   time.Time
+	numbers func(job string) metrics.Sink // nil: none
 
 	mu    sync.Mutex
 	known map[string]bool // jobs of which something was written
@@ -69,6 +70,9 @@ func (r *runSinks) sink(job string) (metrics.Sink, error) {
 	all = append(all, curves)
 	if r.live != nil {
 		all = append(all, r.live(j.Directory)) // after the files, which it makes the page read
+	}
+	if r.numbers != nil {
+		all = append(all, r.numbers(job))
 	}
 	if r.console != nil {
 		all = append(all, newest{sink: r.console, since: r.began})

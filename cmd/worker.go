@@ -112,11 +112,17 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 		c.DeviceName = "cpu:" + strconv.Itoa(o.slot)
 	}
 	c.Name, c.Sinks = o.name, natsSinks(o.natsCreds, c.Logger)
+	pages := newWorkerPages()
+	if o.monitor != "" {
+		c.Sinks = pages.sinks(c.Sinks)
+	}
 	node, err := worker.NewNode(c)
 	if err != nil {
 		return err
 	}
+	pages.node = node
 	m.watch(node.Ready)
+	m.show(func(context.Context) error { return node.Alive() }, pages.numbers.Handler())
 	defer context.AfterFunc(ctx, node.Drain)()
 	err = node.Run(context.WithoutCancel(ctx))
 	if errors.Is(err, worker.ErrDrained) {

@@ -44,6 +44,7 @@ type Coordinator struct {
 	mirror *mirror
 	shelf  *shelf
 	told   chan membership.Event // to OnEvent
+	counts counts
 
 	core       atomic.Pointer[core]  // nil: before Run, or while the disk is full
 	reigns     atomic.Pointer[reign] // nil: another leads, or none
@@ -154,6 +155,7 @@ func (c *Coordinator) applied(a applied) {
 		for _, e := range a.result.Events {
 			c.told <- e
 		}
+		c.counts.lost(a.fault)
 	}
 	if r := c.reigns.Load(); r != nil {
 		r.nudge()

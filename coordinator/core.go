@@ -201,6 +201,7 @@ func (c *Coordinator) observe(r *raft.Raft) {
 				c.log.Info("a coordinator answers again", keyNode, string(d.PeerID))
 			}
 		case raft.LeaderObservation:
+			c.counts.leads(string(d.LeaderID))
 			if d.LeaderID != "" && string(d.LeaderID) != c.cfg.ID {
 				c.log.Info("this coordinator follows", keyNode, string(d.LeaderID))
 			}

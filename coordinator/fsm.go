@@ -25,6 +25,7 @@ type fsm struct {
 type applied struct {
 	index  uint64
 	job    string // that the command names, if any
+	fault  string // why a worker was lost; empty: none was
 	result membership.Result
 }
 
@@ -46,6 +47,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 	a := applied{index: l.Index, result: r}
 	if c.Checkpoint != nil {
 		a.job = c.Checkpoint.Job
+	}
+	if c.Leave != nil && c.Leave.Cause.Fault() && r.Err == nil {
+		a.fault = string(c.Leave.Cause)
 	}
 	f.applied(a)
 	return r

@@ -87,6 +87,7 @@ type Node struct {
 	drain    chan struct{} // closed by Drain
 	once     sync.Once
 	session  atomic.Pointer[session] // nil before Run
+	pulse    pulse
 }
 
 // NewNode checks the configuration.

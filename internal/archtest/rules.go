@@ -45,6 +45,7 @@ func rooms() []room {
 		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
 		{"metrics", nil, []string{"github.com/schollz/progressbar/v3", "golang.org/x/term"},
 			"metrics carries what others tell it and decides nothing about a run"},
+		{"metrics/prometheus", []string{"metrics"}, []string{"github.com/prometheus/client_golang/..."}, "numbers for Prometheus are made of events and facts that others tell"},
 		{"metrics/tensorboard", []string{"metrics"}, []string{"google.golang.org/protobuf/..."}, "files for TensorBoard are made of events, without TensorFlow"},
 		{"metrics/nats", []string{"metrics"}, []string{"github.com/nats-io/..."}, "only this room knows how metrics travel"},
 		{"trust", nil, nil, "who may speak to whom is decided with the standard library's cryptography, and without knowing what is said"},
