@@ -138,7 +138,7 @@ func TestAScraperThatGoesAway(t *testing.T) {
 	r := New("v1", Source{Cluster: facts})
 	server := httptest.NewServer(r.Handler())
 	defer server.Close()
-	for i := range 3 * scrapesAtOnce {
+	for i := range 24 {
 		c, err := net.Dial("tcp", server.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
