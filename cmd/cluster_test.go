@@ -219,6 +219,31 @@ func TestLedgerProvesOrNot(t *testing.T) {
 	}
 }
 
+func TestLedgerTellsWhatIsHeldOut(t *testing.T) {
+	s, err := job.Default(job.Spec{Adversarial: job.AdversarialPGD})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := someJob(t)
+	j.Spec = text
+	c := &fakeCluster{detail: &mppb.JobDetail{Job: j, Ledger: []*mppb.Ledger{{Images: 99_500, ExpectedImages: 99_500, Hash: 0xabc, ExpectedHash: 0xabc, Whole: true}}}}
+	at := c.serve(t)
+	code, stdout, _ := callMain("jobs", "show", "1", "--ledger", "--coordinator", at)
+	for _, want := range []string{" 99,500    99,500 ", "every image once but those held out\n", "1 of 1 whole epoch proven; 500 images are held out of training for --adv-watch-images\n"} {
+		if code != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("ended with %d, no %q in\n%s", code, want, stdout)
+		}
+	}
+	var d jobDetail
+	if _, stdout, _ = callMain("jobs", "show", "1", "--json", "--coordinator", at); json.Unmarshal([]byte(stdout), &d) != nil || len(d.Ledger) != 1 || d.Ledger[0].HeldOut != 500 {
+		t.Errorf("as JSON: %s", stdout)
+	}
+}
+
 func TestShowTellsWorkersCheckpointsAndStory(t *testing.T) {
 	c := &fakeCluster{detail: &mppb.JobDetail{Job: someJob(t),
 		Workers:     []*mppb.WorkerInfo{{Worker: 12, Name: "worker 1 (here, cpu:0)", State: "in view 7", Phase: mppb.Phase_REDUCING, Update: 1234, Shards: []uint32{0, 2}, ShardSeconds: 0.0253}},

@@ -174,7 +174,7 @@ func newTheatre(ctx context.Context, e *env, o drillOptions) (t *theatre, leave 
 		}
 	}
 	if err == nil {
-		_, err = dataset(ctx, e, t.data) // packs are made once, before workers race for it
+		_, err = dataset(ctx, e, job.Spec{Data: t.data}) // packs are made once, before workers race for it
 	}
 	if err != nil {
 		leave(false)

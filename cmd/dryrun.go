@@ -28,23 +28,27 @@ func dryRun(ctx context.Context, e *env, s job.Spec, trainPack, valPack *data.Pa
 }
 
 func planFacts(ctx context.Context, s job.Spec, trainPack, valPack *data.Pack) (job.Facts, error) {
-	f := job.Facts{TrainImages: trainPack.Len(), ValImages: valPack.Len()}
-	sampler, err := data.NewSampler(s.Seed, trainPack.Len(), s.BatchSize, false)
+	f := job.Facts{ValImages: valPack.Len(), HeldOut: s.AdvWatchImages}
+	held, err := heldOut(s, trainPack)
 	if err != nil {
 		return f, err
 	}
-	f.StepsPerEpoch = sampler.Steps()
+	sampler, err := data.NewSamplerWithout(held, s.Seed, trainPack.Len(), s.BatchSize, false)
+	if err != nil {
+		return f, err
+	}
+	f.TrainImages, f.StepsPerEpoch = sampler.Images(), sampler.Steps()
 	sizes, err := job.ParseSizes(s.ImageSize)
 	if err != nil {
 		return f, err
 	}
-	schedule, err := optim.NewSchedule(s.Schedule, s.LR, s.Warmup, s.Epochs, f.StepsPerEpoch)
+	schedule, err := optim.NewSchedule(s.Schedule, s.LR, s.Warmup, s.Epochs, f.StepsPerEpoch*s.Replays())
 	if err != nil {
 		return f, err
 	}
 	for epoch := range s.Epochs {
 		step := epoch * f.StepsPerEpoch
-		f.Rates = append(f.Rates, job.RateFact{Epoch: epoch + 1, Step: step, Rate: schedule.Rate(step), Size: sizes.At(epoch)})
+		f.Rates = append(f.Rates, job.RateFact{Epoch: epoch + 1, Step: step, Rate: schedule.Rate(step * s.Replays()), Size: sizes.At(epoch)})
 	}
 	u, err := summarise(ctx, s, len(trainPack.Classes()), sizes.Max())
 	if err != nil {
@@ -67,6 +71,15 @@ func planFacts(ctx context.Context, s job.Spec, trainPack, valPack *data.Pack) (
 		{What: "images of a batch, prefetched", Bytes: 4 * image * int64(s.BatchSize)},
 	}
 	return f, nil
+}
+
+// heldOut are the training images that a run does not train on.
+func heldOut(s job.Spec, trainPack *data.Pack) ([]int32, error) {
+	held, err := data.HoldOut(trainPack, s.AdvWatchImages)
+	if err != nil {
+		return nil, fmt.Errorf("--adv-watch-images: %w", err)
+	}
+	return held, nil
 }
 
 // summarise measures one shard of the run.

@@ -75,7 +75,7 @@ func newShowCommand(e *env) *cobra.Command {
 	var ledger bool
 	c := &cobra.Command{
 		Use:   "show ID",
-		Short: "A job's workers, checkpoints and story, or with --ledger the proof that every epoch saw every image once",
+		Short: "A job's workers, checkpoints and story, or with --ledger the proof that every epoch saw every image that it trains on once",
 		Args:  exactArgs("ID"),
 	}
 	f.add(c)

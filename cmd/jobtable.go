@@ -68,6 +68,7 @@ type (
 		Repeated       uint64 `json:"repeated"`
 		Hash           string `json:"hash"`
 		ExpectedHash   string `json:"expected_hash"` // empty while the epoch is under way
+		HeldOut        uint64 `json:"held_out"`      // images that the job never trains on: none of them is among Images
 		Whole          bool   `json:"whole"`
 		Proven         bool   `json:"proven"` // whole, nothing missing or repeated, hashes equal
 	}
@@ -163,7 +164,9 @@ func newJobDetail(d *mppb.JobDetail) jobDetail {
 		i.Workers = append(i.Workers, newWorkerInfo(w))
 	}
 	for _, l := range d.Ledger {
-		i.Ledger = append(i.Ledger, newLedgerInfo(l))
+		of := newLedgerInfo(l)
+		of.HeldOut = uint64(i.Job.spec.AdvWatchImages)
+		i.Ledger = append(i.Ledger, of)
 	}
 	for _, c := range d.Checkpoints {
 		i.Checkpoints = append(i.Checkpoints, newCheckpointInfo(c))
@@ -284,10 +287,15 @@ func milliseconds(s float64) string {
 // writeLedger prints the proof of every epoch, and in the last line what follows from it.
 func writeLedger(out io.Writer, ledger []ledgerInfo) error {
 	var rows [][]string
-	proven, whole := 0, 0
+	proven, whole, held := 0, 0, uint64(0)
 	for _, l := range ledger {
+		held = l.HeldOut
 		verdict := "under way"
 		switch {
+		case l.Proven && held > 0:
+			verdict = "every image once but those held out"
+			proven++
+			whole++
 		case l.Proven:
 			verdict = "every image once"
 			proven++
@@ -302,7 +310,11 @@ func writeLedger(out io.Writer, ledger []ledgerInfo) error {
 	if err := writeTable(out, []string{">epoch", ">images", ">expected", ">missing", ">repeated", "hash of ids", "expected hash", "proof"}, rows); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "%d of %s proven\n", proven, count(whole, "whole epoch", "whole epochs"))
+	note := ""
+	if held > 0 {
+		note = fmt.Sprintf("; %s held out of training for --adv-watch-images", count(int(held), "image is", "images are"))
+	}
+	_, err := fmt.Fprintf(out, "%d of %s proven%s\n", proven, count(whole, "whole epoch", "whole epochs"), note)
 	return err
 }
 

@@ -97,7 +97,7 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 	request := &mppb.SubmitRequest{MinWorkers: uint32(o.minWorkers), Key: o.key}
 	if withData {
 		var err error
-		if request.Data, err = dataset(ctx, e, s.Data); err != nil {
+		if request.Data, err = dataset(ctx, e, s); err != nil {
 			return err
 		}
 	}
@@ -123,19 +123,22 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 	return err
 }
 
-// dataset says by content which images a folder holds.
-func dataset(ctx context.Context, e *env, dir string) (*mppb.Dataset, error) {
-	trainPack, err := openPack(ctx, e, dir, data.Train)
+// dataset says by content which images a job's folder holds, if the job can be trained with them.
+func dataset(ctx context.Context, e *env, s job.Spec) (*mppb.Dataset, error) {
+	trainPack, err := openPack(ctx, e, s.Data, data.Train)
 	if err != nil {
 		return nil, err
 	}
 	defer trainPack.Close()
-	valPack, err := openPack(ctx, e, dir, data.Val)
+	valPack, err := openPack(ctx, e, s.Data, data.Val)
 	if err != nil {
 		return nil, err
 	}
 	defer valPack.Close()
-	return describe(trainPack, valPack, dir), nil
+	if _, err := heldOut(s, trainPack); err != nil {
+		return nil, err
+	}
+	return describe(trainPack, valPack, s.Data), nil
 }
 
 func describe(trainPack, valPack *data.Pack, dir string) *mppb.Dataset {

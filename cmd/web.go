@@ -150,8 +150,8 @@ func (w webJobs) Show(ctx context.Context, id string) (web.Detail, error) {
 		i := newWorkerInfo(m)
 		d.Workers = append(d.Workers, web.Member{Worker: i.Worker, Name: i.Name, Host: i.Host, Device: i.Device, State: i.State, Phase: i.Phase})
 	}
-	for _, l := range reply.Ledger {
-		d.Ledger = append(d.Ledger, web.Ledger(newLedgerInfo(l)))
+	for _, l := range newJobDetail(reply).Ledger {
+		d.Ledger = append(d.Ledger, web.Ledger(l))
 	}
 	for _, c := range reply.Checkpoints {
 		d.Checkpoints = append(d.Checkpoints, web.Checkpoint(newCheckpointInfo(c)))

@@ -18,7 +18,7 @@ func aFleet(t *testing.T, epochs int) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dataset(t.Context(), newEnv(t.Output(), t.Output(), os.LookupEnv), args[1]); err != nil { // before workers race for packs
+	if _, err := dataset(t.Context(), newEnv(t.Output(), t.Output(), os.LookupEnv), job.Spec{Data: args[1]}); err != nil { // before workers race for packs
 		t.Fatal(err)
 	}
 	f, err := newFleet(t.Context(), fleetConfig{program: program, dir: t.TempDir(), data: args[1], coordinators: 1, failAfter: 3 * time.Second, nats: natsNone})

@@ -126,8 +126,8 @@ func newLoader(c LoaderConfig) (*Loader, error) {
 	done := c.FirstEpoch*l.steps + c.FirstStep
 	all := c.Epochs * l.steps
 	switch {
-	case c.Images.Len() != c.Sampler.n:
-		return nil, badf("load images: %d of them but a sampler for %d", c.Images.Len(), c.Sampler.n)
+	case c.Images.Len() != c.Sampler.list:
+		return nil, badf("load images: %d of them but a sampler for %d", c.Images.Len(), c.Sampler.list)
 	case len(c.Mine) == 0:
 		return nil, badf("load images: no shard to deliver")
 	case c.FirstEpoch < 0 || c.FirstStep < 0 || done > all:

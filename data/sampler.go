@@ -8,19 +8,30 @@ import (
 )
 
 // Sampler says which images form which batch: a pure function of (seed, epoch, step), so that any worker, also one that
-// joins late or resumes, computes the same batches without having seen the earlier ones. It holds no state and no memory
-// that grows with the number of images, and may be used from any number of goroutines.
+// joins late or resumes, computes the same batches without having seen the earlier ones. It holds no state and, but for
+// images that are held out, no memory that grows with their number, and may be used from any number of goroutines.
 type Sampler struct {
 	seed     uint64
 	n, batch int
 	dropLast bool
 	shuffle  bool
+
+	list int     // images of which n are visited
+	held []int32 // those left out, ascending
+	only []int32 // all that are visited, in their order; nil: see held
 }
 
 // NewSampler returns the sampler that visits n images in another order each epoch, batch at a time. The last batch of an
 // epoch holds what is left, or is dropped when it would be incomplete and dropLast is set. The error is ErrData when there
 // would be no batch at all.
 func NewSampler(seed uint64, n, batch int, dropLast bool) (*Sampler, error) {
+	return NewSamplerWithout(nil, seed, n, batch, dropLast)
+}
+
+// NewSamplerWithout is NewSampler for a list of which some images, ascending, are held out: it visits the others only, and
+// its sizes are theirs.
+func NewSamplerWithout(held []int32, seed uint64, list, batch int, dropLast bool) (*Sampler, error) {
+	n := list - len(held)
 	if n < 1 || n > math.MaxInt32 {
 		return nil, badf("sample %d images: need 1 to %d", n, math.MaxInt32)
 	}
@@ -30,7 +41,7 @@ func NewSampler(seed uint64, n, batch int, dropLast bool) (*Sampler, error) {
 	if dropLast && batch > n {
 		return nil, badf("sample batches of %d out of %d images, dropping incomplete ones: nothing is left; choose a batch size of at most %d", batch, n, n)
 	}
-	return &Sampler{seed: seed, n: n, batch: batch, dropLast: dropLast, shuffle: true}, nil
+	return &Sampler{seed: seed, n: n, batch: batch, dropLast: dropLast, shuffle: true, list: list, held: held}, nil
 }
 
 // NewSequence returns the sampler that visits n images in their own order, every one of them, as validation does.
@@ -43,6 +54,39 @@ func NewSequence(n, batch int) (*Sampler, error) {
 	return s, nil
 }
 
+// NewSequenceOf returns the sampler that visits only those images of a list, in the order given.
+func NewSequenceOf(only []int32, list, batch int) (*Sampler, error) {
+	s, err := NewSequence(len(only), batch)
+	if err != nil {
+		return nil, err
+	}
+	s.list, s.only = list, only
+	return s, nil
+}
+
+// Images is the number of images of an epoch, those of an incomplete batch included.
+func (s *Sampler) Images() int { return s.n }
+
+// Hash is the sum of the fingerprints of the images of an epoch, modulo 2^64.
+func (s *Sampler) Hash() uint64 {
+	sum := uint64(0)
+	for i := range s.n {
+		sum += Fingerprint(s.image(uint64(i)))
+	}
+	return sum
+}
+
+// image is the one at place i of those that are visited, before they are shuffled.
+func (s *Sampler) image(i uint64) int32 {
+	switch {
+	case s.only != nil:
+		return s.only[i]
+	case s.held != nil:
+		return kept(s.held, int32(i))
+	}
+	return int32(i)
+}
+
 // Steps is the number of batches of an epoch, at least 1.
 func (s *Sampler) Steps() int {
 	if s.dropLast {
@@ -51,16 +95,16 @@ func (s *Sampler) Steps() int {
 	return (s.n-1)/s.batch + 1
 }
 
-// At returns the image at position i of an epoch's order, 0 <= i < n, in constant time.
+// At returns the image at position i of an epoch's order, 0 <= i < Images(), in constant time.
 func (s *Sampler) At(epoch, i int) int32 {
 	if !s.shuffle {
-		return int32(i)
+		return s.image(uint64(i))
 	}
 	p := newPermutation(s.seed, epoch, s.n)
-	return int32(p.at(uint64(i)))
+	return s.image(p.at(uint64(i)))
 }
 
-// Order returns the whole order of an epoch: a permutation of 0..n-1, incomplete batch included.
+// Order returns the whole order of an epoch: a permutation of the images that are visited, incomplete batch included.
 func (s *Sampler) Order(epoch int) []int32 { return s.appendSpan(nil, epoch, 0, s.n) }
 
 // Batch returns the images of one step, 0 <= step < Steps().
@@ -99,13 +143,13 @@ func (s *Sampler) appendSpan(ids []int32, epoch, from, to int) []int32 {
 	ids = slices.Grow(ids, to-from)
 	if !s.shuffle {
 		for i := from; i < to; i++ {
-			ids = append(ids, int32(i))
+			ids = append(ids, s.image(uint64(i)))
 		}
 		return ids
 	}
 	p := newPermutation(s.seed, epoch, s.n)
 	for i := from; i < to; i++ {
-		ids = append(ids, int32(p.at(uint64(i))))
+		ids = append(ids, s.image(p.at(uint64(i))))
 	}
 	return ids
 }

@@ -49,7 +49,7 @@ func adversarialRows() []adversarialRow {
 // defaultEps is the field's for images.
 const defaultEps = "8/255"
 
-// watchImages is how many images the watchdog attacks where nothing else is asked.
+// watchImages is how many images are held out of training for the watchdog where nothing else is asked.
 const watchImages = 500
 
 // adversarialDefaults fills in what the strategy chosen in s decides.
@@ -154,7 +154,7 @@ func (s Spec) checkAdversarial(report func(string, ...any)) {
 		report("--label-smoothing has no meaning in mart's loss, which is a margin between two classes: leave one of them out")
 	}
 	if s.AdvWatchImages == 0 && s.AdvWatch != WatchTell {
-		report("--adv-watch %s needs images to watch: give --adv-watch-images", s.AdvWatch)
+		report("--adv-watch %s needs images to watch: give --adv-watch-images above 0", s.AdvWatch)
 	}
 	if s.AdvWatch == WatchPGD && s.Adversarial != AdversarialFGSMRS && s.Adversarial != AdversarialNFGSM {
 		report("--adv-watch pgd turns training with one step into training with several: it belongs to --adversarial fgsm-rs and nfgsm")

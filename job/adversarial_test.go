@@ -72,7 +72,7 @@ func TestImpossibleAdversarialTrainingIsRefused(t *testing.T) {
 		{"free", func(s *Spec) { s.AdvStepSize = "2/255" }, "its step is eps"},
 		{"pgd", func(s *Spec) { s.Mixup = .2 }, "images of two classes"},
 		{"mart", func(s *Spec) { s.LabelSmoothing = .1 }, "no meaning in mart's loss"},
-		{"pgd", func(s *Spec) { s.AdvWatch, s.AdvWatchImages = WatchStop, 0 }, "needs images to watch"},
+		{"pgd", func(s *Spec) { s.AdvWatch, s.AdvWatchImages = WatchStop, 0 }, "needs images to watch: give --adv-watch-images above 0"},
 		{"pgd", func(s *Spec) { s.AdvWatch = WatchPGD }, "belongs to --adversarial fgsm-rs and nfgsm"},
 		{"none", func(s *Spec) { s.AdvEps = "8/255" }, "the --adv options belong to adversarial training"},
 		{"pgd", func(s *Spec) { s.AdvBatchNorm = "batch" }, "choose eval, train"},

@@ -22,16 +22,17 @@ type (
 		What  string `json:"what"`
 		Bytes int64  `json:"bytes"`
 	}
-	// RateFact is the learning rate and the image's side before one update.
+	// RateFact is the learning rate and the image's side before an epoch's first update.
 	RateFact struct {
 		Epoch int     `json:"epoch"` // from 1, as printed while training
-		Step  int     `json:"step"`  // updates done before, in the whole run
+		Step  int     `json:"step"`  // steps done before, in the whole run
 		Rate  float64 `json:"rate"`
 		Size  int     `json:"size"` // pixels
 	}
 	// Facts is everything that a dry run shows beside the configuration.
 	Facts struct {
-		TrainImages   int          `json:"train_images"`
+		TrainImages   int          `json:"train_images"` // without those held out
+		HeldOut       int          `json:"held_out"`     // training images that the watchdog attacks after each epoch
 		ValImages     int          `json:"val_images"`
 		StepsPerEpoch int          `json:"steps_per_epoch"`
 		Layers        []LayerFact  `json:"layers"`
@@ -68,8 +69,15 @@ func (s Spec) DryRun(f Facts, width int) string {
 	for _, r := range f.Rates {
 		rows = append(rows, []string{strconv.Itoa(r.Epoch), count(int64(r.Step)), fmt.Sprintf("%.3g", r.Rate), strconv.Itoa(r.Size)})
 	}
-	fmt.Fprintf(&b, "Schedule: %d epochs of %s steps; %s images train, %s validate\n%s", s.Epochs, count(int64(f.StepsPerEpoch)),
-		count(int64(f.TrainImages)), count(int64(f.ValImages)), align(rows, true, true, true, true))
+	fmt.Fprintf(&b, "Schedule: %d epochs of %s steps", s.Epochs, count(int64(f.StepsPerEpoch)))
+	if n := s.Replays(); n > 1 {
+		fmt.Fprintf(&b, " with %d updates each", n)
+	}
+	fmt.Fprintf(&b, "; %s images train, ", count(int64(f.TrainImages)))
+	if f.HeldOut > 0 {
+		fmt.Fprintf(&b, "%s are held out and attacked after each epoch, ", count(int64(f.HeldOut)))
+	}
+	fmt.Fprintf(&b, "%s validate\n%s", count(int64(f.ValImages)), align(rows, true, true, true, true))
 	return b.String()
 }
 

@@ -287,6 +287,17 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+func TestDryRunTellsWhatIsHeldOutAndReplayed(t *testing.T) {
+	s, err := Default(Spec{Adversarial: AdversarialFree})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := s.DryRun(Facts{TrainImages: 99500, HeldOut: 500, ValImages: 10000, StepsPerEpoch: 389, Rates: []RateFact{{1, 0, 0, 128}}}, 80)
+	if want := "of 389 steps with 8 updates each; 99,500 images train, 500 are held out and attacked after each epoch, 10,000 validate\n"; !strings.Contains(text, want) {
+		t.Errorf("no %q in\n%s", want, text)
+	}
+}
+
 func TestRunNamesSortByTime(t *testing.T) {
 	s := Spec{Model: ModelSceneNet}
 	early, late := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), time.Date(2026, 1, 2, 13, 4, 5, 0, time.UTC)

@@ -41,7 +41,7 @@ func Options() []Option {
 			Words: []string{RecipeCourse, RecipeBest}},
 		{Name: "seed", Group: what, Help: "start of everything random", Field: func(s *Spec) any { return &s.Seed }},
 
-		{Name: "epochs", Group: length, Help: "times that every training image is seen", Field: func(s *Spec) any { return &s.Epochs }},
+		{Name: "epochs", Group: length, Help: "times that every training image is seen, but those held out by --adv-watch-images", Field: func(s *Spec) any { return &s.Epochs }},
 		{Name: "batch-size", Short: "b", Group: length, Help: "images an update", Field: func(s *Spec) any { return &s.BatchSize }},
 		{Name: "shards", Group: length, Help: "equal parts of a batch that are computed apart; part of the result, not of the layout", Field: func(s *Spec) any { return &s.Shards }},
 		{Name: "image-size", Group: length, Help: "side of the training crop in pixels, by epoch: 128, or 96:0-7,128:8- (epochs from 0)", Field: func(s *Spec) any { return &s.ImageSize }},
@@ -77,7 +77,7 @@ func Options() []Option {
 			Words: []string{NormEval, NormTrain}},
 		{Name: "adv-watch", Group: adversarial, Help: "what happens when robust accuracy collapses: it is told, and the run stops, goes on from the best weights, or goes on with pgd", Field: func(s *Spec) any { return &s.AdvWatch },
 			Words: []string{WatchTell, WatchStop, WatchRollback, WatchPGD}},
-		{Name: "adv-watch-images", Group: adversarial, Help: "validation images that PGD-10 attacks after each epoch; they choose the best checkpoint; 0: none, and top-1 chooses", Field: func(s *Spec) any { return &s.AdvWatchImages }},
+		{Name: "adv-watch-images", Group: adversarial, Help: "training images that are held out of training, an equal share of every stretch of the list, and attacked by PGD-10 after each epoch; they choose the best checkpoint; 0: none, all images train, and top-1 on the validation images chooses", Field: func(s *Spec) any { return &s.AdvWatchImages }},
 
 		{Name: "val-batch", Group: val, Help: "images a batch in validation", Field: func(s *Spec) any { return &s.ValBatch }},
 		{Name: "scale", Group: val, Help: "short side before the centre crop in pixels, or none", Field: func(s *Spec) any { return &s.Scale }},

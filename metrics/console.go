@@ -162,7 +162,7 @@ func (c *Console) validationRow(v Validation) string {
 	text := fmt.Sprintf("%8s %11s %8s %8s %9s   top-5 %s in %s", of(v.Epoch, v.Epochs), "validate", number(v.Loss), percent(v.Top1), rate(v.ImagesPerSecond),
 		percent(v.Top5), seconds(v.Seconds))
 	if v.Robust != nil {
-		text += fmt.Sprintf(", attacked %s of %d", percent(v.Robust.Top1), v.Robust.Images)
+		text += fmt.Sprintf(", of %d held out %s, attacked %s", v.Robust.Images, percent(v.Robust.CleanTop1), percent(v.Robust.Top1))
 	}
 	if v.Best {
 		return c.paint(bold, text) + c.paint(green, "  best")

@@ -115,16 +115,17 @@ type Validation struct {
 	Top5            float64 `json:"top5"`
 	ImagesPerSecond float64 `json:"images_per_second"`
 	Seconds         float64 `json:"seconds"`
-	Best            bool    `json:"best"` // the best of the run so far, by top-1 or, where there is Robust, by its top-1
-	Robust          *Robust `json:"robust,omitempty"`
+	Best            bool    `json:"best"`             // the best of the run so far, by top-1 or, where there is Robust, by its top-1
+	Robust          *Robust `json:"robust,omitempty"` // of the training images that are held out, if any are
 }
 
-// Robust is how the network did on those images of a validation that were attacked.
+// Robust is how the network did after an epoch on training images that are held out, attacked.
 type Robust struct {
-	Images int     `json:"images"`
-	Loss   Value   `json:"loss"`
-	Top1   float64 `json:"top1"` // per cent
-	Top5   float64 `json:"top5"`
+	Images    int     `json:"images"`
+	Loss      Value   `json:"loss"`
+	Top1      float64 `json:"top1"` // per cent
+	Top5      float64 `json:"top5"`
+	CleanTop1 float64 `json:"clean_top1"` // of the same images, unattacked
 }
 
 // Story is one sentence for people.

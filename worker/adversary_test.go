@@ -238,7 +238,7 @@ func TestWithoutARadiusAttacksChangeNothing(t *testing.T) {
 	want := shardOf(t, natural, p, 0)
 	for _, strategy := range []string{job.AdversarialPGD, job.AdversarialFGSMRS, job.AdversarialNFGSM, job.AdversarialFree} {
 		s := adversarial(t, natural, strategy)
-		s.AdvWarmup = 1 // the first update's radius is 0
+		s.AdvWarmup, s.AdvWatchImages = 1, 0 // the first update's radius is 0
 		if got := shardOf(t, s, p, 0); !slices.Equal(got, want) {
 			t.Errorf("%s: the vector of a shard differs from natural training's", strategy)
 		}
@@ -279,7 +279,7 @@ func TestAttacksLeaveStatisticsAndWeightsAlone(t *testing.T) {
 func TestCleanImagesStayAsTheyAre(t *testing.T) {
 	p := packs(t)
 	s := adversarial(t, cheap(t), job.AdversarialPGD)
-	s.Shards, s.BatchSize, s.AdvClean = 1, 45, .4
+	s.Shards, s.BatchSize, s.AdvClean, s.AdvWatchImages = 1, 45, .4, 0
 	w := lonely(t, s, t.TempDir(), p, nowhereSink{})
 	r := w.engine.replica
 	f, err := newFeed(r, []int{0})

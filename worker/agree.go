@@ -11,7 +11,8 @@ type standing struct {
 	Whole bool     `json:"whole"` // it holds a state, at At
 	At    position `json:"at"`
 	Last  counts   `json:"last"` // of its last validation
-	// Robust is of the same under attack.
+	// Clean and Robust are of the images held out, as they are and attacked.
+	Clean  counts `json:"clean"`
 	Robust counts `json:"robust"`
 
 	Kept    []position `json:"kept,omitempty"` // the snapshots that it can give

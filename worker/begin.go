@@ -53,7 +53,7 @@ func (r *replica) begin(ctx context.Context, path string) (own bool, err error) 
 // change runs what overwrites the state: until it has gone well there is none.
 func (r *replica) change(ctx context.Context, f func(s *ops.Scope) error) error {
 	r.forget()
-	r.whole, r.touched, r.best, r.last, r.robust, r.epochs = false, true, best{}, tally{}, tally{}, nil
+	r.whole, r.touched, r.best, r.last, r.watched, r.epochs = false, true, best{}, tally{}, watched{}, nil
 	r.at.Replay, r.signs = 0, nil
 	if err := r.device.Do(ctx, f); err != nil {
 		return advise(err)
@@ -113,8 +113,8 @@ func (r *replica) resume(s *ops.Scope, path string, state *checkpoint.State) err
 		return fmt.Errorf("resume %s: it is %d updates old, the run has %d; raise --epochs: %w", path, done, r.total(), job.ErrConfig)
 	}
 	if meta.Epoch > r.spec.Epochs || meta.Epoch*r.steps() > done {
-		return fmt.Errorf("resume %s: it has %d epochs in %d updates, but %d images in batches of %d make %d updates an epoch; give the --batch-size and data that it was trained with: %w",
-			path, meta.Epoch, done, r.train.Len(), r.spec.BatchSize, r.steps(), job.ErrConfig)
+		return fmt.Errorf("resume %s: it has %d epochs in %d updates, but %d images in batches of %d make %d updates an epoch; give the --batch-size, --adv-watch-images and data that it was trained with: %w",
+			path, meta.Epoch, done, r.sampler.Images(), r.spec.BatchSize, r.steps(), job.ErrConfig)
 	}
 	r.at = position{Done: done, Validated: meta.Epoch}
 	if err := r.resumeReplay(state); err != nil {
@@ -124,6 +124,9 @@ func (r *replica) resume(s *ops.Scope, path string, state *checkpoint.State) err
 		if err := json.Unmarshal(meta.Ledger, &r.epochs); err != nil {
 			return fmt.Errorf("resume %s: its ledger: %w", path, err)
 		}
+	}
+	if err := r.heldOutBefore(); err != nil {
+		return fmt.Errorf("resume %s: %w", path, err)
 	}
 	return s.Err()
 }

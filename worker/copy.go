@@ -36,10 +36,10 @@ type duplicate struct {
 
 // deed is one thing that moved the run on: an update's sums or, where the first is nil, a validation's tallies.
 type deed struct {
-	sum    []float32
-	signs  []int32 // of free adversarial training's perturbation; nil: it ends, or there is none
-	tally  tally
-	robust tally
+	sum     []float32
+	signs   []int32 // of free adversarial training's perturbation; nil: it ends, or there is none
+	tally   tally
+	watched watched
 }
 
 type partState uint8

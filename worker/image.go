@@ -25,7 +25,8 @@ type imageHeader struct {
 	At         position
 	Best       bestHeader
 	Last       counts
-	Robust     counts
+	Clean      counts // of the images held out
+	Robust     counts // likewise, attacked
 	Ledger     []ledgerEntry
 	Meta       checkpoint.Meta
 	Model      []tensorHeader
@@ -61,7 +62,7 @@ type chunk struct {
 
 // newImage lays a snapshot out. It shares the snapshot's memory.
 func newImage(s *snapshot) (*image, error) {
-	h := imageHeader{At: s.at, Last: countsOf(s.last), Robust: countsOf(s.robust), Ledger: s.epochs, Meta: s.state.Meta, Best: bestHeader{
+	h := imageHeader{At: s.at, Last: countsOf(s.last), Clean: countsOf(s.watched.clean), Robust: countsOf(s.watched.robust), Ledger: s.epochs, Meta: s.state.Meta, Best: bestHeader{
 		Images: s.best.Images, Epoch: s.best.epoch, Update: s.best.update,
 		Loss: math.Float64bits(s.best.Loss), Top1: math.Float64bits(s.best.Top1), Top5: math.Float64bits(s.best.Top5),
 	}}
@@ -155,7 +156,7 @@ func readImage(b []byte) (*snapshot, error) {
 	if err := json.Unmarshal(text, &h); err != nil {
 		return nil, fmt.Errorf("%w: %w", errImage, err)
 	}
-	s := &snapshot{at: h.At, last: h.Last.tally(), robust: h.Robust.tally(), epochs: h.Ledger, state: &checkpoint.State{Meta: h.Meta}, best: best{
+	s := &snapshot{at: h.At, last: h.Last.tally(), watched: watched{h.Clean.tally(), h.Robust.tally()}, epochs: h.Ledger, state: &checkpoint.State{Meta: h.Meta}, best: best{
 		Score: Score{Images: h.Best.Images, Loss: math.Float64frombits(h.Best.Loss), Top1: math.Float64frombits(h.Best.Top1), Top5: math.Float64frombits(h.Best.Top5)},
 		epoch: h.Best.Epoch, update: h.Best.Update,
 	}}

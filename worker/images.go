@@ -153,9 +153,19 @@ type ImageConfig struct {
 	BFloat16      bool   // float32 where false
 	ChannelsLast  bool
 
-	parts int   // into how many parts a validation is cut: a batch is of Batch*parts images; 0: one
-	mine  []int // those delivered; nil: all
-	step  int   // the first batch
+	only  []int32 // images to deliver, in this order; nil: all
+	parts int     // into how many parts a validation is cut: a batch is of Batch*parts images; 0: one
+	mine  []int   // those delivered; nil: all
+	step  int     // the first batch
+}
+
+// sequence is how n images are cut into batches of all parts.
+func (c ImageConfig) sequence(n int) (*data.Sampler, error) {
+	batch := c.Batch * max(c.parts, 1)
+	if c.only == nil {
+		return data.NewSequence(n, batch)
+	}
+	return data.NewSequenceOf(c.only, n, batch)
 }
 
 // NewImages delivers every image of p once, in order, the last batch perhaps smaller. Close the loader.
@@ -171,13 +181,12 @@ func NewImages(p data.Images, c ImageConfig) (*data.Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := max(c.parts, 1)
-	sequence, err := data.NewSequence(p.Len(), c.Batch*parts)
+	sequence, err := c.sequence(p.Len())
 	if err != nil {
 		return nil, err
 	}
 	return data.NewLoader(data.LoaderConfig{
-		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: parts, Mine: c.mine,
+		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: max(c.parts, 1), Mine: c.mine,
 		FirstEpoch: c.Epoch, FirstStep: c.step, Epochs: c.Epoch + 1,
 		BFloat16: c.BFloat16, ChannelsLast: c.ChannelsLast,
 	})

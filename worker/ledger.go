@@ -13,8 +13,9 @@ type ledgerEntry struct {
 
 	// Where the job has a watchdog:
 	Top1    uint64 `json:",omitempty"` // images that were right in training, under its attack
-	Watched uint64 `json:",omitempty"` // images that the watchdog attacked after the epoch
-	Robust  uint64 `json:",omitempty"` // of them, those that stayed right
+	Watched uint64 `json:",omitempty"` // images held out, which the watchdog attacked after the epoch
+	Clean   uint64 `json:",omitempty"` // of them, those that were right unattacked
+	Robust  uint64 `json:",omitempty"` // and those that stayed right
 }
 
 // book enters one update into a ledger whose last entry may be of its epoch.

@@ -1,8 +1,10 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	torch "github.com/wangkuiyi/gotorch"
@@ -60,6 +62,19 @@ func (v *visit) picture(ctx context.Context) error {
 	return nil
 }
 
+// chosen are n of the images that the run trains on: those of the smallest fingerprints, so that no order of the list favours
+// a class.
+func (r *replica) chosen(n int) []int32 {
+	ids := make([]int32, 0, r.sampler.Images())
+	for id := range int32(r.train.Len()) {
+		if _, held := slices.BinarySearch(r.held, id); !held {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b int32) int { return cmp.Compare(data.Fingerprint(a), data.Fingerprint(b)) })
+	return ids[:min(n, len(ids))]
+}
+
 // looked is what the network has to say about some training images.
 type looked struct {
 	tiles    []data.Tile // as augmented, with their classes
@@ -78,7 +93,7 @@ func (r *replica) look(ctx context.Context) (*looked, error) {
 		return nil, err
 	}
 	recipe.Mixup, recipe.Cutmix = r.spec.Mixup, r.spec.Cutmix
-	ids := chosen(shownImages, r.train.Len())
+	ids := r.chosen(shownImages)
 	preview := data.Preview{Pack: r.train, IDs: ids, Recipe: recipe, Seed: r.spec.Seed, Epoch: epoch, Size: r.sizes.At(epoch)}
 	found := &looked{}
 	if found.tiles, err = preview.Tiles(); err != nil {

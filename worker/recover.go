@@ -54,7 +54,7 @@ func (v *visit) agree(ctx context.Context) error {
 // standing is what this worker says of itself.
 func (v *visit) standing(trouble string) (standing, error) {
 	r := v.replica
-	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Robust: countsOf(r.robust), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
+	s := standing{Whole: r.whole, At: r.at, Last: countsOf(r.last), Clean: countsOf(r.watched.clean), Robust: countsOf(r.watched.robust), Kept: v.donor.has(v.job), Copying: nowhere, Trouble: trouble}
 	if c := v.copying; c != nil {
 		s.Whole, s.Copying, s.Queued = false, c.at, c.reach
 	}
@@ -123,7 +123,8 @@ func (v *visit) beganApart(one, other int) error {
 func (v *visit) takePlace() error {
 	r, p := v.replica, v.plan
 	if p.adopt[v.rank] {
-		if err := r.validated(v.members[p.donors[0]].Last.tally(), v.members[p.donors[0]].Robust.tally()); err != nil {
+		of := v.members[p.donors[0]]
+		if err := r.validated(of.Last.tally(), watched{of.Clean.tally(), of.Robust.tally()}); err != nil {
 			return err
 		}
 	}
@@ -232,7 +233,7 @@ func (v *visit) install(ctx context.Context, err error) error {
 	v.fresh = nil
 	for _, x := range d.queue {
 		if x.sum == nil {
-			err = r.validated(x.tally, x.robust)
+			err = r.validated(x.tally, x.watched)
 		} else {
 			_, err = r.commit(x.sum, x.signs)
 		}

@@ -42,7 +42,7 @@ type replica struct {
 
 	adversary *adversary   // nil: images are not attacked
 	signs     []int32      // of the perturbation of the batch under way: see replay.go
-	watched   []bool       // by validation image: the watchdog attacks it; nil: there is none
+	held      []int32      // training images that are held out, for the watchdog, ascending; nil: none
 	unmoved   torch.Tensor // the weights while they are perturbed; else undefined
 
 	before  torch.Tensor    // the model's buffers before the step
@@ -59,7 +59,7 @@ type replica struct {
 	norm    float64 // of the last step's gradient before clipping; 0 where nothing is clipped
 	best    best    // of all validations so far
 	last    tally   // of the last validation
-	robust  tally   // of the same, under attack
+	watched watched // of the same, on the images held out
 	epochs  []ledgerEntry
 }
 
@@ -100,7 +100,10 @@ func newReplica(ctx context.Context, c replicaConfig) (*replica, error) {
 	if r.sizes, err = job.ParseSizes(r.spec.ImageSize); err != nil {
 		return nil, err
 	}
-	if r.sampler, err = data.NewSampler(r.spec.Seed, c.train.Len(), r.spec.BatchSize, false); err != nil {
+	if r.held, err = data.HoldOut(c.train, r.spec.AdvWatchImages); err != nil {
+		return nil, fmt.Errorf("--adv-watch-images: %w", err)
+	}
+	if r.sampler, err = data.NewSamplerWithout(r.held, r.spec.Seed, c.train.Len(), r.spec.BatchSize, false); err != nil {
 		return nil, err
 	}
 	if r.schedule, err = optim.NewSchedule(r.spec.Schedule, r.spec.LR, r.spec.Warmup, r.spec.Epochs, r.sampler.Steps()*r.spec.Replays()); err != nil {
@@ -109,7 +112,6 @@ func newReplica(ctx context.Context, c replicaConfig) (*replica, error) {
 	if r.adversary, err = newAdversary(r); err != nil {
 		return nil, err
 	}
-	r.watched = watched(r.spec.AdvWatchImages, r.val.Len())
 	if err := r.device.Do(ctx, r.build); err != nil {
 		r.close()
 		return nil, advise(err)

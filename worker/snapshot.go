@@ -22,12 +22,12 @@ const (
 
 // snapshot is a state in host memory, whole and on its own: what a checkpoint is written from and what a peer is given.
 type snapshot struct {
-	at     position
-	state  *checkpoint.State
-	best   best
-	last   tally
-	robust tally
-	epochs []ledgerEntry
+	at      position
+	state   *checkpoint.State
+	best    best
+	last    tally
+	watched watched
+	epochs  []ledgerEntry
 }
 
 // snapshot copies the state as it stands.
@@ -36,7 +36,7 @@ func (r *replica) snapshot() (*snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &snapshot{at: r.at, state: &checkpoint.State{Meta: meta}, best: r.best, last: r.last, robust: r.robust, epochs: slices.Clone(r.epochs)}
+	out := &snapshot{at: r.at, state: &checkpoint.State{Meta: meta}, best: r.best, last: r.last, watched: r.watched, epochs: slices.Clone(r.epochs)}
 	err = r.device.Do(context.Background(), func(*ops.Scope) error {
 		var err error
 		if out.state.Model, err = r.modelTensors(); err != nil {
@@ -57,7 +57,7 @@ func (r *replica) install(ctx context.Context, from *snapshot) error {
 	if err != nil {
 		return err
 	}
-	r.at, r.best, r.last, r.robust, r.epochs = from.at, from.best, from.last, from.robust, slices.Clone(from.epochs)
+	r.at, r.best, r.last, r.watched, r.epochs = from.at, from.best, from.last, from.watched, slices.Clone(from.epochs)
 	r.whole, r.moved = true, true
 	return nil
 }

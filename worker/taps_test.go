@@ -72,7 +72,7 @@ func (g *tapped) Max(ctx context.Context, data []byte) error {
 }
 
 func (g *tapped) Sum(ctx context.Context, data []int32) error {
-	if len(data) == 2*tallyLimbs && g.hand.engine.replica.validationDue(g.hand.engine.replica.at) {
+	if len(data) == validationLimbs && g.hand.engine.replica.validationDue(g.hand.engine.replica.at) {
 		g.tell("validate")
 		err := g.Group.Sum(ctx, data)
 		if err == nil {

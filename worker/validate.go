@@ -14,8 +14,8 @@ import (
 	"mp/ops"
 )
 
-// A validation has as many parts as the job has shards: part p is shard p of each batch of parts * --val-batch images. What
-// a part's batches hold depends on nothing but the job, whoever computes them.
+// A validation has as many parts as the job has shards: part p is shard p of each batch of parts * --val-batch images, and
+// likewise of the images held out (watch.go). What a part's batches hold depends on nothing but the job, whoever computes them.
 
 // scores are the batches of the validation that is due which this worker has scored. They survive a view, and are of no use
 // once the replica has moved on.
@@ -26,11 +26,17 @@ type scores struct {
 
 // scored is what a batch, or several, amount to.
 type scored struct {
-	clean  tally
-	robust tally // of the watched images, attacked
+	tally   tally
+	watched watched
 }
 
-type batchID struct{ part, step int }
+type batchID struct {
+	held       bool // of the images held out
+	part, step int
+}
+
+// validationLimbs is what the tallies of a validation take: of the validation images, and of those held out twice.
+const validationLimbs = 3 * tallyLimbs
 
 // validate scores this worker's parts, sums the tallies of all members, and ends the epoch with them.
 func (v *visit) validate(ctx context.Context) error {
@@ -46,20 +52,21 @@ func (v *visit) validate(ctx context.Context) error {
 		}
 		mine = v.myScores()
 	}
-	limbs := make([]int32, 2*tallyLimbs)
-	writeLimbs(mine.clean, limbs)
-	writeLimbs(mine.robust, limbs[tallyLimbs:])
+	limbs := make([]int32, validationLimbs)
+	for i, t := range []tally{mine.tally, mine.watched.clean, mine.watched.robust} {
+		writeLimbs(t, limbs[i*tallyLimbs:])
+	}
 	if err := v.group.Sum(ctx, limbs); err != nil {
 		return err
 	}
-	all := scored{clean: readLimbs(limbs), robust: readLimbs(limbs[tallyLimbs:])}
+	all := scored{readLimbs(limbs), watched{readLimbs(limbs[tallyLimbs:]), readLimbs(limbs[2*tallyLimbs:])}}
 	if v.copying != nil {
 		to := v.copying.reach
 		to.Validated++
-		v.copying.note(deed{tally: all.clean, robust: all.robust}, to)
+		v.copying.note(deed{tally: all.tally, watched: all.watched}, to)
 		return nil
 	}
-	if err := v.replica.validated(all.clean, all.robust); err != nil {
+	if err := v.replica.validated(all.tally, all.watched); err != nil {
 		return err
 	}
 	return v.afterValidation(ctx, all, time.Since(began))
@@ -77,12 +84,10 @@ func (v *visit) afterValidation(ctx context.Context, all scored, took time.Durat
 		if err := v.save(v.view); err != nil {
 			return err
 		}
-		s := all.clean.score()
+		s := all.tally.score()
 		e := s.validation(r.at.Validated, r.spec.Epochs, r.at.Done)
 		e.Best, e.Seconds, e.ImagesPerSecond = isBest, took.Seconds(), float64(s.Images)/max(took.Seconds(), 1e-9)
-		if under := all.robust.score(); under.Images > 0 {
-			e.Robust = &metrics.Robust{Images: under.Images, Top1: under.Top1, Top5: under.Top5, Loss: metrics.Value(under.Loss)}
-		}
+		e.Robust = all.watched.robustness()
 		v.emit(metrics.Event{Kind: metrics.KindValidation, Validation: &e})
 		v.tellCollapse()
 		v.histograms(ctx)
@@ -106,76 +111,112 @@ func (v *visit) parts() []int {
 	return out
 }
 
-// valSequence is how validation images are cut into batches of all parts.
-func (r *replica) valSequence() (*data.Sampler, error) {
-	return data.NewSequence(r.val.Len(), r.spec.ValBatch*r.spec.Shards)
+// pass is one of the things that a validation scores: the validation images, or those held out.
+type pass struct {
+	held   bool
+	images *data.Pack
+	config ImageConfig // without what of it is whose
+	score  func(context.Context, *data.Batch) (scored, error)
 }
 
-// unscored are the parts of which a batch is missing, and the first step at which one is.
-func (v *visit) unscored(sequence *data.Sampler) (parts []int, first int) {
+// passes are what the validation that is due consists of.
+func (r *replica) passes() []pass {
+	c := ImageConfig{
+		Batch: r.spec.ValBatch, Scale: r.spec.Scale, Interpolation: r.spec.Interpolation, Seed: r.spec.Seed, Epoch: r.at.Validated,
+		BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast, parts: r.spec.Shards,
+	}
+	all := []pass{{images: r.val, config: c, score: r.answer}}
+	if r.held != nil {
+		c.only, c.Batch, c.BFloat16 = r.held, r.watchBatch(), false
+		all = append(all, pass{held: true, images: r.train, config: c, score: r.endure})
+	}
+	return all
+}
+
+// answer tallies how the network does on a batch of validation images.
+func (r *replica) answer(ctx context.Context, b *data.Batch) (scored, error) {
+	logits, err := Evaluation{Device: r.device, Models: []*model.Model{r.model}}.Logits(ctx, b)
+	if err != nil {
+		return scored{}, err
+	}
+	return scored{tally: graded(logits, b.Labels)}, nil
+}
+
+// graded tallies logits [N K] with their loss.
+func graded(logits []float32, labels []int64) tally {
+	t := count(logits, labels)
+	t.lose(crossEntropy(logits, labels), len(labels))
+	return t
+}
+
+// unscored are the parts of a pass of which a batch is missing, and the first step at which one is.
+func (v *visit) unscored(p pass) (parts []int, first int, err error) {
+	sequence, err := p.config.sequence(p.images.Len())
+	if err != nil {
+		return nil, 0, err
+	}
 	first = sequence.Steps()
-	for _, p := range v.parts() {
+	for _, part := range v.parts() {
 		for step := range sequence.Steps() {
-			if _, ok := v.scores.done[batchID{p, step}]; !ok && sequence.Size(step, p, v.replica.spec.Shards) > 0 {
-				parts, first = append(parts, p), min(first, step)
+			if _, ok := v.scores.done[batchID{p.held, part, step}]; !ok && sequence.Size(step, part, v.replica.spec.Shards) > 0 {
+				parts, first = append(parts, part), min(first, step)
 				break
 			}
 		}
 	}
-	return parts, first
+	return parts, first, nil
 }
 
 // score computes the batches of this worker's parts that are missing, with the running averages where there are any.
 func (v *visit) score(ctx context.Context) error {
 	r := v.replica
-	sequence, err := r.valSequence()
-	if err != nil {
+	if err := r.swap(ctx); err != nil {
 		return err
 	}
-	parts, first := v.unscored(sequence)
-	if len(parts) == 0 {
-		return nil
+	var err error
+	for _, p := range r.passes() {
+		if err = v.scorePass(ctx, p); err != nil {
+			break
+		}
 	}
-	loader, err := NewImages(r.val, ImageConfig{
-		Batch: r.spec.ValBatch, Scale: r.spec.Scale, Interpolation: r.spec.Interpolation, Seed: r.spec.Seed, Epoch: r.at.Validated,
-		BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast, parts: r.spec.Shards, mine: parts, step: first,
-	})
+	return errors.Join(err, r.swap(context.Background()))
+}
+
+// scorePass is score for one of the things that are scored.
+func (v *visit) scorePass(ctx context.Context, p pass) error {
+	parts, first, err := v.unscored(p)
+	if err != nil || len(parts) == 0 {
+		return err
+	}
+	p.config.mine, p.config.step = parts, first
+	loader, err := NewImages(p.images, p.config)
 	if err != nil {
 		return err
 	}
 	defer loader.Close()
-	if err := r.swap(ctx); err != nil {
-		return err
-	}
-	e := Evaluation{Device: r.device, Models: []*model.Model{r.model}}
-	err = each(ctx, loader, func(b *data.Batch) error {
-		id := batchID{b.Shard, b.Step}
+	return each(ctx, loader, func(b *data.Batch) error {
+		id := batchID{p.held, b.Shard, b.Step}
 		if _, ok := v.scores.done[id]; ok || len(b.IDs) == 0 {
 			return nil
 		}
-		logits, err := e.Logits(ctx, b)
+		s, err := p.score(ctx, b)
 		if err != nil {
 			return err
 		}
-		t := count(logits, b.Labels)
-		t.lose(crossEntropy(logits, b.Labels), len(b.Labels))
-		under, err := r.endure(ctx, b)
-		if err != nil {
-			return err
-		}
-		v.scores.done[id] = scored{clean: t, robust: under}
+		v.scores.done[id] = s
 		v.control.beat()
-		v.scored(len(parts))
+		v.scored()
 		return nil
 	})
-	return errors.Join(err, r.swap(context.Background()))
 }
 
 // scored shows how far a validation is.
-func (v *visit) scored(parts int) {
-	if v.writes && parts > 0 {
+func (v *visit) scored() {
+	r := v.replica
+	if mine := v.myScores(); v.writes {
 		v.emit(metrics.Event{Kind: metrics.KindProgress, Progress: &metrics.Progressed{
-			Title: "validate", Done: int64(v.myScores().clean.images) * int64(v.replica.spec.Shards) / int64(len(v.parts())), Total: int64(v.replica.val.Len())}})
+			Title: "validate", Done: int64(mine.tally.images+mine.watched.robust.images) * int64(r.spec.Shards) / int64(len(v.parts())),
+			Total: int64(r.val.Len() + len(r.held))}})
 	}
 }
 
@@ -188,8 +229,9 @@ func (v *visit) myScores() scored {
 	}
 	for id, t := range v.scores.done {
 		if mine[id.part] {
-			sum.clean.add(t.clean)
-			sum.robust.add(t.robust)
+			sum.tally.add(t.tally)
+			sum.watched.clean.add(t.watched.clean)
+			sum.watched.robust.add(t.watched.robust)
 		}
 	}
 	return sum
@@ -211,11 +253,11 @@ func (r *replica) swap(ctx context.Context) error {
 }
 
 // validated ends an epoch with its validation's tallies: the only thing that chooses the best.
-func (r *replica) validated(t, robust tally) error {
+func (r *replica) validated(t tally, g watched) error {
 	s := t.score()
-	isBest := r.better(s, robust)
-	r.note(robust)
-	r.last, r.robust = t, robust
+	isBest := r.better(s, g.robust)
+	r.note(g)
+	r.last, r.watched = t, g
 	r.at.Validated++
 	r.moved = true
 	if !isBest {

@@ -195,7 +195,7 @@ func (v *visit) ownRate() float64 {
 	}
 	r := v.replica
 	share := float64(len(v.me().Shards)) / float64(r.spec.Shards)
-	return share * float64(min(r.spec.BatchSize, r.train.Len())) / float64(v.pace.step)
+	return share * float64(r.images(0)) / float64(v.pace.step)
 }
 
 // trim gives memory of blocks of the last size back when images change theirs, and says so.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	torch "github.com/wangkuiyi/gotorch"
+
 	"mp/attack"
 	"mp/checkpoint"
 	"mp/data"
@@ -17,8 +19,8 @@ import (
 	"mp/ops"
 )
 
-// The watchdog attacks some validation images after every epoch with more steps than training may have. A network trained
-// against one step can learn to fool that step alone, within an epoch, while the training accuracy rises: catastrophic
+// The watchdog attacks the training images that are held out after every epoch, with more steps than training may have. A
+// network trained against one step can learn to fool that step alone, within an epoch, while the training accuracy rises: catastrophic
 // overfitting (Wong et al., "Fast is better than free", 2020, section 5). What is done about it is a function of the ledger.
 
 // watchSteps is the attack of the watchdog, PGD-10, and watchStride how far its steps reach together, in radii.
@@ -27,26 +29,21 @@ const (
 	watchStride = 2.5
 )
 
-// chosen are n of size images: those of the smallest fingerprints, so that no order of the list favours a class.
-func chosen(n, size int) []int32 {
-	ids := make([]int32, size)
-	for i := range ids {
-		ids[i] = int32(i)
-	}
-	slices.SortFunc(ids, func(a, b int32) int { return cmp.Compare(data.Fingerprint(a), data.Fingerprint(b)) })
-	return ids[:min(n, size)]
-}
+// watched is how the network does on the images held out.
+type watched struct{ clean, robust tally }
 
-// watched marks n of size images.
-func watched(n, size int) []bool {
-	if n == 0 {
+// robustness is what people hear of it; nil: no image is held out.
+func (g watched) robustness() *metrics.Robust {
+	clean, under := g.clean.score(), g.robust.score()
+	if under.Images == 0 {
 		return nil
 	}
-	marks := make([]bool, size)
-	for _, id := range chosen(n, size) {
-		marks[id] = true
-	}
-	return marks
+	return &metrics.Robust{Images: under.Images, Top1: under.Top1, Top5: under.Top5, Loss: metrics.Value(under.Loss), CleanTop1: clean.Top1}
+}
+
+// watchBatch is how many images are attacked at a time: no more than training holds the activations of.
+func (r *replica) watchBatch() int {
+	return min(r.spec.ValBatch, max(r.spec.BatchSize/r.spec.Shards, 1))
 }
 
 // watchdog is the attack of the watchdog.
@@ -55,48 +52,55 @@ func (r *replica) watchdog() (attack.Attack, error) {
 	return attack.New("pgd", attack.Options{Eps: eps, Steps: watchSteps, StepSize: watchStride * eps / watchSteps, Start: attack.StartUniform, Leave: true})
 }
 
-// endure tallies how the network does on the watched images of a validation batch, attacked.
-func (r *replica) endure(ctx context.Context, b *data.Batch) (tally, error) {
-	var rows []int
-	batch := attack.Batch{}
-	var ids []int32
-	for i, id := range b.IDs {
-		if r.watched != nil && r.watched[id] {
-			rows, ids, batch.Labels = append(rows, i), append(ids, id), append(batch.Labels, b.Labels[i])
-		}
-	}
-	if len(rows) == 0 {
-		return tally{}, nil
-	}
-	batch.Keys = attack.Keys(r.spec.Seed, 0, ids) // the same starts in every epoch
+// endure tallies how the network does on a batch of images held out, as they are and attacked.
+func (r *replica) endure(ctx context.Context, b *data.Batch) (scored, error) {
 	pgd, err := r.watchdog()
 	if err != nil {
-		return tally{}, err
+		return scored{}, err
 	}
 	net := r.net(model.Mode{})
-	var t tally
+	batch := attack.Batch{Labels: b.Labels, Keys: attack.Keys(r.spec.Seed, 0, b.IDs)} // the same starts in every epoch
+	var g watched
 	err = r.device.Do(ctx, func(s *ops.Scope) error {
-		batch.X = net.Pixels(s, s.Rows(images(s, b), ops.From(s, wide(rows), int64(len(rows)))))
+		batch.X = net.Pixels(s, images(s, b))
 		found, err := pgd.Perturb(ctx, s, net, batch)
 		if err != nil {
 			return err
 		}
-		var logits []float32
-		s.NoGrad(func() { logits = ops.Values[float32](s, s.To(net.Logits(s, found.X), ops.Float32)) })
-		if err := s.Err(); err != nil {
-			return err
-		}
-		t = count(logits, batch.Labels)
-		t.lose(crossEntropy(logits, batch.Labels), len(batch.Labels))
-		return nil
+		s.NoGrad(func() {
+			answer := func(x torch.Tensor) tally {
+				logits := ops.Values[float32](s, s.To(net.Logits(s, x), ops.Float32))
+				if s.Err() != nil {
+					return tally{}
+				}
+				return graded(logits, b.Labels)
+			}
+			g = watched{clean: answer(batch.X), robust: answer(found.X)}
+		})
+		return s.Err()
 	})
-	return t, err
+	return scored{watched: g}, err
+}
+
+// heldOutBefore says whether a state whose ledger is at hand was trained without the images that the job holds out.
+func (r *replica) heldOutBefore() error {
+	if r.held == nil {
+		return nil
+	}
+	n, whole := uint64(r.sampler.Images()), r.sampler.Hash()
+	for _, e := range r.epochs {
+		if e.Images > n || e.Images == n && e.Hash != whole {
+			return fmt.Errorf("in epoch %d it was trained on images that --adv-watch-images %d holds out; give what it was trained with (--adv-watch-images 0: nothing was held out), or start from its weights with --init: %w",
+				e.Epoch+1, r.spec.AdvWatchImages, job.ErrConfig)
+		}
+	}
+	return nil
 }
 
 // share is the part of a count, 0 where nothing is counted.
 func share(part, whole uint64) float64 { return float64(part) / math.Max(float64(whole), 1) }
 
-// robustness is the share of watched images that stayed right.
+// robustness is the share of the images held out that stayed right.
 func (e ledgerEntry) robustness() float64 { return share(e.Robust, e.Watched) }
 
 // collapsed says whether the last epoch of a ledger overfitted catastrophically: of the robust accuracy at its best less than
@@ -124,9 +128,9 @@ func everCollapsed(epochs []ledgerEntry) bool {
 }
 
 // note writes what the watchdog found into the ledger of the epoch that ends.
-func (r *replica) note(robust tally) {
+func (r *replica) note(g watched) {
 	if n := len(r.epochs); n > 0 && r.epochs[n-1].Epoch == r.at.Validated {
-		r.epochs[n-1].Watched, r.epochs[n-1].Robust = robust.images, robust.top1
+		r.epochs[n-1].Watched, r.epochs[n-1].Clean, r.epochs[n-1].Robust = g.robust.images, g.clean.top1, g.robust.top1
 	}
 }
 
@@ -183,8 +187,8 @@ func (v *visit) tellCollapse() {
 	n := len(r.epochs)
 	now := r.epochs[n-1]
 	story := &metrics.Story{Topic: "overfitting", Warning: true, Text: fmt.Sprintf(
-		"epoch %d overfitted catastrophically: PGD-%d leaves %.1f %% of %d watched images right, while %.1f %% are right in training under its own attack",
-		r.at.Validated, watchSteps, 100*now.robustness(), now.Watched, 100*share(now.Top1, now.Images))}
+		"epoch %d overfitted catastrophically: PGD-%d leaves %.1f %% of %d images held out right, which were %.1f %% before it, while in training %.1f %% are right under its own attack",
+		r.at.Validated, watchSteps, 100*now.robustness(), now.Watched, 100*share(now.Clean, now.Watched), 100*share(now.Top1, now.Images))}
 	switch best := fmt.Sprintf("the best weights, of epoch %d", r.best.epoch); {
 	case r.spec.AdvWatch == job.WatchRollback && r.best.weights == nil:
 		story.Advice = best + ", are not here to go back to: training goes on"

@@ -80,7 +80,7 @@ func (r chooser) command() Command {
 				c.Progress.Ledger = append(c.Progress.Ledger, LedgerEntry{Epoch: uint32(r.IntN(3)), From: r.number(), To: r.number(), Images: r.number(), Hash: r.number()})
 			}
 		case 6:
-			c.Submit = &Submit{Spec: json.RawMessage([]string{`{"shards":2,"batch-size":10,"epochs":2,"keep-checkpoints":1}`, `{"shards":2,"batch-size":10,"epochs":2}`, `{"shards":0}`, `{`, ``, `[1]`, `null`,
+			c.Submit = &Submit{Spec: json.RawMessage([]string{`{"shards":2,"batch-size":10,"epochs":2,"keep-checkpoints":1}`, `{"shards":2,"batch-size":10,"epochs":2,"adv-watch-images":4}`, `{"shards":0}`, `{`, ``, `[1]`, `null`,
 				`{"shards":70000,"batch-size":1,"epochs":1}`, `{"shards":3,"batch-size":7,"epochs":3,"name":"../x"}`}[r.IntN(9)]), Directory: r.word(), Data: r.data(), MinWorkers: uint32(r.number())}
 		case 7:
 			c.Steer = &Steer{Job: r.job(), Verb: []Verb{Pause, Resume, Drain, Cancel, "", "x"}[r.IntN(6)]}

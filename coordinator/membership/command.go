@@ -119,7 +119,7 @@ type LedgerEntry struct {
 
 // Submit appends a job to the queue; Result.Job is its identity.
 type Submit struct {
-	Spec       json.RawMessage `json:"spec"`                 // a job.Spec; membership reads shards, batch-size, epochs, keep-checkpoints, resume, name and model
+	Spec       json.RawMessage `json:"spec"`                 // a job.Spec; membership reads shards, batch-size, epochs, keep-checkpoints, resume, adv-watch-images, name and model
 	Directory  string          `json:"directory,omitempty"`  // of the run; empty: made from the time and the specification
 	Data       Dataset         `json:"data"`                 // zero: the images of the first worker
 	MinWorkers uint32          `json:"minWorkers,omitempty"` // 0: the coordinator's

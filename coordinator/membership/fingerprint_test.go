@@ -13,3 +13,15 @@ func TestFingerprintIsSplitMix64sFinaliser(t *testing.T) {
 		t.Errorf("three images: got %#x, want %#x", got, want)
 	}
 }
+
+// data.HoldOut is held to the same numbers.
+func TestWhatIsHeldOutIsWhatWorkersHoldOut(t *testing.T) {
+	for _, c := range []struct {
+		size, n uint32
+		want    uint64
+	}{{10, 0, 0}, {10, 3, 0xdc6f45454b017445}, {45, 6, 0x9722fcefbabf19f2}, {100_000, 500, 0x8529bf8d94d4abe1}} {
+		if got := heldOut(c.size, c.n); got != c.want {
+			t.Errorf("%d of %d: got %#x, want %#x", c.n, c.size, got, c.want)
+		}
+	}
+}

@@ -20,6 +20,7 @@ type recipe struct {
 	Epochs int64  `json:"epochs"`
 	Keep   int64  `json:"keep-checkpoints"`
 	Resume string `json:"resume"`
+	Held   int64  `json:"adv-watch-images"`
 }
 
 func (a *apply) submit(c *Submit) Result {
@@ -43,6 +44,8 @@ func (a *apply) submit(c *Submit) Result {
 		return fail("submit: %d epochs; choose at least 1: %w", r.Epochs, ErrJob)
 	case r.Keep < 0 || r.Keep > maxFiles/4:
 		return fail("submit: %d checkpoints to keep; choose 1 to %d: %w", r.Keep, maxFiles/4, ErrJob)
+	case r.Held < 0 || r.Held > 1<<30:
+		return fail("submit: %d images to hold out of training; choose 0 or more: %w", r.Held, ErrJob)
 	case c.MinWorkers > maxWorkers:
 		return fail("submit: at least %d workers; choose 0 to %d: %w", c.MinWorkers, maxWorkers, ErrJob)
 	}
@@ -70,7 +73,7 @@ func (a *apply) submit(c *Submit) Result {
 	}
 	a.JobCount++
 	j := &Job{ID: "job-" + strconv.FormatUint(a.JobCount, 10), State: JobQueued, Spec: bytes.Clone(spec.Bytes()), Directory: dir, Data: c.Data, MinWorkers: c.MinWorkers, Key: key,
-		Plan:      Plan{Shards: uint32(r.Shards), Batch: uint32(r.Batch), Epochs: uint32(r.Epochs), Keep: uint32(max(r.Keep, 1)), Resumes: r.Resume != ""},
+		Plan:      Plan{Shards: uint32(r.Shards), Batch: uint32(r.Batch), Epochs: uint32(r.Epochs), Keep: uint32(max(r.Keep, 1)), Held: uint32(r.Held), Resumes: r.Resume != ""},
 		Submitted: a.time, Reason: "submitted"}
 	for _, word := range []*string{&j.Data.TrainSHA256, &j.Data.ValSHA256, &j.Data.Directory} {
 		*word = clip(*word, maxWord)
@@ -169,7 +172,7 @@ func (a *apply) start(c *Start) Result {
 		return fail("start %s: %s: %w", j.ID, what, ErrState)
 	}
 	if j.Hash == 0 || j.Data.TrainImages != c.Data.TrainImages {
-		j.Hash = fingerprints(c.Data.TrainImages)
+		j.Hash = fingerprints(c.Data.TrainImages) - heldOut(c.Data.TrainImages, j.Plan.Held)
 	}
 	j.Data, j.Version = c.Data, clip(c.Version, maxWord)
 	j.State = JobRunning

@@ -127,7 +127,7 @@ func (b *Book) truncate(j *Job, update uint64) {
 
 // images is the number of samples of updates [from, to) of an epoch that starts at update start.
 func (j *Job) images(start, from, to uint64) uint64 {
-	n, batch := uint64(j.Data.TrainImages), uint64(j.Plan.Batch)
+	n, batch := j.trained(), uint64(j.Plan.Batch)
 	return min((to-start)*batch, n) - min((from-start)*batch, n)
 }
 
@@ -168,7 +168,7 @@ func (p *Page) proof(j *Job, update uint64) Ledger {
 func (j *Job) Ledger() []Ledger {
 	var all []Ledger
 	if j.Book.Proven > j.Book.First {
-		n, hash := uint64(j.Data.TrainImages), j.Hash
+		n, hash := j.trained(), j.Hash
 		for e := j.Book.First; e < j.Book.Proven; e++ {
 			all = append(all, Ledger{Epoch: e, Images: n, ExpectedImages: n, Hash: hash, ExpectedHash: hash, Whole: true})
 		}

@@ -1,7 +1,11 @@
 package membership
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -54,6 +58,81 @@ func TestLedgerTellsWhatIsMissingAndRepeated(t *testing.T) {
 		if len(all) != 1 || all[0].Missing != c.missing || all[0].Repeated != c.repeated {
 			t.Errorf("%s: got %+v, want %d missing and %d repeated", c.name, all, c.missing, c.repeated)
 		}
+	}
+}
+
+// A job that holds images out of training sees each of the others once, and none of those.
+func TestLedgerOfAJobThatHoldsImagesOut(t *testing.T) {
+	const images, held = 25, 6
+	kept, out := []int32{}, []int32{}
+	for k := range held {
+		least := int32(k * images / held)
+		for id := least; id < int32((k+1)*images/held); id++ {
+			if Fingerprint(id) < Fingerprint(least) {
+				least = id
+			}
+		}
+		out = append(out, least)
+	}
+	for id := range int32(images) {
+		if !slices.Contains(out, id) {
+			kept = append(kept, id)
+		}
+	}
+	of := func(ids []int32) []LedgerEntry {
+		e := LedgerEntry{To: 2, Images: uint64(len(ids))}
+		for _, id := range ids {
+			e.Hash += Fingerprint(id)
+		}
+		return []LedgerEntry{e}
+	}
+	swapped := append(slices.Clone(kept[1:]), out[2])
+	all := append(slices.Clone(kept), out...)
+	for _, c := range []struct {
+		name              string
+		entries           []LedgerEntry
+		missing, repeated uint64
+		proven            bool
+	}{
+		{"all others once", of(kept), 0, 0, true},
+		{"one held out in the place of another", of(swapped), 1, 1, false},
+		{"those held out too", of(all), 0, held, false},
+		{"one is missing", of(kept[1:]), 1, 0, false},
+	} {
+		s := New()
+		s.Apply(1, Command{Submit: &Submit{Spec: json.RawMessage(fmt.Sprintf(`{"shards":1,"batch-size":10,"epochs":4,"adv-watch-images":%d}`, held))}})
+		if r := s.Apply(2, Command{Start: &Start{Job: "job-1", Data: Dataset{TrainImages: images}}}); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+		j := s.Job("job-1")
+		if j.steps() != 2 || j.Updates() != 8 {
+			t.Fatalf("%d steps an epoch, %d updates; 19 images in batches of 10 make 2 and 8", j.steps(), j.Updates())
+		}
+		if err := j.Book.check(j, c.entries); err != nil {
+			t.Fatal(err)
+		}
+		j.Book.put(j, c.entries)
+		j.Update = 2
+		l := j.Ledger()
+		if len(l) != 1 || l[0].ExpectedImages != images-held || l[0].Missing != c.missing || l[0].Repeated != c.repeated || (j.Book.Proven == 1) != c.proven {
+			t.Errorf("%s: got %+v, proven %v; want %d missing, %d repeated, proven %v", c.name, l, j.Book.Proven == 1, c.missing, c.repeated, c.proven)
+		}
+	}
+}
+
+// Workers refuse to hold out more than there is; until they have said so, nothing may break here.
+func TestAJobThatHoldsOutEverythingHasNoUpdates(t *testing.T) {
+	for _, held := range []int{25, 26, 1 << 30} {
+		s := New()
+		s.Apply(1, Command{Submit: &Submit{Spec: json.RawMessage(fmt.Sprintf(`{"shards":1,"batch-size":10,"epochs":4,"adv-watch-images":%d}`, held))}})
+		s.Apply(2, Command{Start: &Start{Job: "job-1", Data: Dataset{TrainImages: 25}}})
+		j := s.Job("job-1")
+		if j.State != JobRunning || j.Updates() != 0 || len(j.Ledger()) != 0 || j.Book.check(j, []LedgerEntry{entry(0, 0, 1, 10)}) == nil {
+			t.Errorf("%d held out: the job is %s with %d updates and ledger %v", held, j.State, j.Updates(), j.Ledger())
+		}
+	}
+	if r := New().Apply(1, Command{Submit: &Submit{Spec: json.RawMessage(`{"shards":1,"batch-size":10,"epochs":4,"adv-watch-images":-1}`)}}); !errors.Is(r.Err, ErrJob) {
+		t.Errorf("fewer than none: got %v, want ErrJob", r.Err)
 	}
 }
 

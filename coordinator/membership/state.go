@@ -78,7 +78,7 @@ type Job struct {
 	MinWorkers uint32          `json:"minWorkers,omitempty"`
 	Key        string          `json:"key,omitempty"` // of the request that made it
 	Plan       Plan            `json:"plan"`
-	Hash       uint64          `json:"hash,omitempty"` // sum of the fingerprints of all training images, from its start on
+	Hash       uint64          `json:"hash,omitempty"` // sum of the fingerprints of all images that it trains on, from its start on
 
 	Update          uint64  `json:"update"` // updates known to be done
 	EpochsDone      uint32  `json:"epochsDone"`
@@ -109,7 +109,8 @@ type Plan struct {
 	Shards uint32 `json:"shards"`
 	Batch  uint32 `json:"batch"`
 	Epochs uint32 `json:"epochs"`
-	Keep   uint32 `json:"keep"` // checkpoints
+	Keep   uint32 `json:"keep"`           // checkpoints
+	Held   uint32 `json:"held,omitempty"` // training images that it does not train on
 	// Resumes: it goes on from a checkpoint of another run, so its ledger may begin with a later epoch than 0.
 	Resumes bool `json:"resumes,omitempty"`
 }
@@ -202,9 +203,14 @@ func (v *View) member(id uint64) *Member {
 	return nil
 }
 
+// trained is the number of images of an epoch; 0 before they are known.
+func (j *Job) trained() uint64 {
+	return uint64(j.Data.TrainImages - min(j.Data.TrainImages, j.Plan.Held))
+}
+
 // steps is the number of updates of an epoch; 0 before the images are known.
 func (j *Job) steps() uint64 {
-	return (uint64(j.Data.TrainImages) + uint64(j.Plan.Batch) - 1) / uint64(j.Plan.Batch)
+	return (j.trained() + uint64(j.Plan.Batch) - 1) / uint64(j.Plan.Batch)
 }
 
 // Updates is the number of updates of the whole job; 0 before its images are known.

@@ -74,6 +74,7 @@ type (
 		Repeated       uint64 `json:"repeated"`
 		Hash           string `json:"hash"`
 		ExpectedHash   string `json:"expected_hash"` // empty while the epoch is under way
+		HeldOut        uint64 `json:"held_out"`      // images that the job never trains on: none of them is among Images
 		Whole          bool   `json:"whole"`
 		Proven         bool   `json:"proven"` // whole, nothing missing or repeated, hashes equal
 	}

@@ -96,6 +96,7 @@ func pure() map[string][]string {
 		"worker/errand/deal.go":   world,
 		"optim/schedule.go":       world,
 		"data/sampler.go":         world,
+		"data/holdout.go":         world,
 		"data/rand.go":            world,
 		"data/recipe.go":          world,
 		"data/augmentmix.go":      world,

@@ -54,6 +54,33 @@ func sameBitsBy(t *testing.T, model string, workers ...int) {
 	}
 }
 
+// Coordinators, who have no labels and hear nothing of it, know which images a job holds out: their ledger proves that each of
+// the others was learned from once, and none of those.
+func TestLedgerProvesWhatIsHeldOut(t *testing.T) {
+	s := Spec(t, job.ModelSimpleNet, 2)
+	d, err := job.Default(job.Spec{Model: s.Model, Adversarial: job.AdversarialFGSMRS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Adversarial, s.AdvEps, s.AdvStepSize, s.AdvSteps, s.AdvWatchImages = d.Adversarial, d.AdvEps, d.AdvStepSize, d.AdvSteps, 4
+	k := New(t, Config{})
+	k.Start("1")
+	two := k.Start("2")
+	k.At(9, two.Crash) // in the second epoch
+	id := k.Submit(s)
+	k.Finish(id)
+	over := k.Until(id, "its ledger", func(d *mppb.JobDetail) bool { return true })
+	if over.Job.Updates != 14 || len(over.Ledger) != 2 || over.Ledger[1].ExpectedImages != 76 || over.Ledger[1].Images != 76 {
+		t.Errorf("%d updates, ledger %v; want 14 updates and 76 of 80 images an epoch", over.Job.Updates, over.Ledger)
+	}
+	s.AdvWatchImages = 41
+	id = k.Submit(s)
+	failed := k.Until(id, "its failure", func(d *mppb.JobDetail) bool { return d.Job.State == mppb.Job_FAILED })
+	if !strings.Contains(failed.Job.Reason, "hold 41 of 80 training images out") || !strings.Contains(failed.Job.Reason, "choose at most 40") {
+		t.Errorf("too many held out: the job failed because %q", failed.Job.Reason)
+	}
+}
+
 // One run through everything that may happen to workers ends as the undisturbed one does.
 func TestWorkersComeAndGo(t *testing.T) { comeAndGo(t, job.ModelSceneNet) }
 

@@ -21,13 +21,13 @@ export function showGoodput(run) {
 export function showLedger(run) {
   const l = run.ledger, whole = l.filter(e => e.whole), proven = l.filter(e => e.proven);
   $('ledger-box').hidden = l.length === 0;
-  text($('ledger-note'), l.length > 0 ? `${count(proven.length)} of ${times(whole.length, 'whole epoch')} proven: every image was used once, none was left out or repeated.`
+  text($('ledger-note'), l.length > 0 ? `${count(proven.length)} of ${times(whole.length, 'whole epoch')} proven: every image was used once, none was left out or repeated${l[0].held_out > 0 ? `; ${count(l[0].held_out)} are held out of training and never used` : ''}.`
     : run.cluster === 'knows' ? 'No step is committed yet.' : 'The ledger is kept by the coordinator that ran the job, not in the run’s directory; the one behind this page does not know the job.');
   put($('ledger-rows'), l.map(e => el('tr', {},
     el('th', { scope: 'row', class: 'num' }, count(e.epoch)),
     ...[e.images, e.expected_images, e.missing, e.repeated].map(n => el('td', { class: 'num' }, count(n))),
     el('td', {}, el('code', {}, e.hash)), el('td', {}, e.expected_hash ? el('code', {}, e.expected_hash) : dash),
-    el('td', {}, e.proven ? 'every image once' : e.whole ? el('strong', {}, 'NOT PROVEN') : 'under way'))));
+    el('td', {}, e.proven ? (e.held_out > 0 ? 'every image once but those held out' : 'every image once') : e.whole ? el('strong', {}, 'NOT PROVEN') : 'under way'))));
 }
 
 export function showCheckpoints(run) {
