@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -115,7 +116,7 @@ func (b *builder) robustness() {
 		return
 	}
 	b.section(2, "robustness", "Training against attacks beside training without")
-	t := Table{Caption: "Clean and attacked top-1, per cent. From training: validation images that PGD-10 attacks after each epoch, within the radius that the run trains against. Other rows: saved results of mp attack.",
+	t := Table{Caption: "Clean and attacked top-1, per cent. Rows of training: the validation images that PGD-10 attacks after each epoch. Other rows: saved results of mp attack. Kept is attacked of clean.",
 		Columns: []Column{{"run", false}, {"trained against", false}, {"attack", false}, {"eps", true}, {"images", true}, {"clean", true}, {"attacked", true}, {"kept", true}}}
 	bars := chart.Bars{Unit: "%", Series: []string{"clean", "attacked"}}
 	for _, r := range append(slices.Clone(control), against...) {
@@ -124,15 +125,15 @@ func (b *builder) robustness() {
 			how = fmt.Sprintf("%s, %s", r.option("adversarial"), r.option("adv-eps"))
 		}
 		add := func(attack, eps string, images int, clean, attacked float64) {
-			kept := "–"
-			if clean > 0 {
-				kept = figure(100*attacked/clean, 0) + " %"
-			}
-			t.Rows = append(t.Rows, []string{r.Name, how, attack, eps, fmt.Sprint(images), percent(clean), percent(attacked), kept})
+			t.Rows = append(t.Rows, []string{r.Name, how, attack, eps, fmt.Sprint(images), percent(clean), percent(attacked), share(attacked, clean)})
 			bars.Rows = append(bars.Rows, chart.Row{Name: fmt.Sprintf("%s, %s %s", r.Name, attack, eps), Values: []float64{clean, attacked}})
 		}
 		if v := r.best(); v != nil && v.Robust != nil {
-			add("PGD-10 in training", r.option("adv-eps"), v.Robust.Images, v.Top1, v.Robust.Top1)
+			clean := v.Top1
+			if v.Robust.Images != v.Images {
+				clean = math.NaN() // it is of other images
+			}
+			add("PGD-10, training", r.option("adv-eps"), v.Robust.Images, clean, v.Robust.Top1)
 		}
 		for _, row := range r.attackRows() {
 			add(row.Attack, epsText(row.Eps), row.Images, row.Clean1, row.Top1)
@@ -157,6 +158,14 @@ func (b *builder) robustness() {
 			}
 		}
 	}
+}
+
+// share is a part of what there was, in per cent.
+func share(part, whole float64) string {
+	if !(whole > 0) {
+		return "–"
+	}
+	return figure(100*part/whole, 0) + " %"
 }
 
 // radius is what the runs trained against.

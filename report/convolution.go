@@ -21,7 +21,7 @@ func (b *builder) convolutions() {
 	b.besideTable(own, library)
 	b.caution(own, library, "conv")
 	loss := chart.Lines{XLabel: "update", YLabel: "training loss", WholeX: true}
-	for _, r := range []*Run{own, library} {
+	for _, r := range []*Run{library, own} { // ours on top, dashed: both are seen where they are one
 		c := chart.Curve{Name: r.option("conv"), Ink: b.ink(r), Dashed: r == own}
 		for _, s := range r.steps {
 			c.Points = append(c.Points, [2]float64{float64(s.Update), float64(s.Loss)})

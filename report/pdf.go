@@ -101,7 +101,9 @@ func (s *setter) document() {
 	s.page()
 	s.head()
 	s.contents()
-	for _, c := range s.doc.chapters() {
+	chapters := s.doc.chapters()
+	for i, c := range chapters {
+		s.need(s.ahead(chapters[i:]))
 		s.heading(c)
 		for _, b := range c.Blocks {
 			s.block(b)
@@ -235,7 +237,6 @@ func (s *setter) contents() {
 // heading sets the title of a section and keeps what follows with it.
 func (s *setter) heading(c chapter) {
 	if c.Number > 0 {
-		s.need(130)
 		if !s.fresh {
 			s.y += 20
 			s.rule(s.y, .6, toneLine())
@@ -250,13 +251,39 @@ func (s *setter) heading(c chapter) {
 		s.y += 6
 		return
 	}
-	s.need(110)
 	if !s.fresh {
 		s.y += 12
 	}
 	s.mark(c)
 	s.paragraph([]Span{{Text: c.Title, Strong: true}}, style{size: 11, lead: 16, tone: toneInk()})
 	s.y += 3
+}
+
+// ahead is the height of a section's heading with the beginning of what follows it, which may be another heading.
+func (s *setter) ahead(sections []chapter) float64 {
+	height := 0.
+	for _, c := range sections {
+		if height += 34; c.Number > 0 {
+			height += 38
+		}
+		if len(c.Blocks) > 0 {
+			return min(height+s.least(c.Blocks[0]), pageEnd-marginTop)
+		}
+	}
+	return height
+}
+
+// least is the height of a block's beginning, which nothing divides.
+func (s *setter) least(b Block) float64 {
+	switch b := b.(type) {
+	case Table:
+		return s.tableBeginning(b)
+	case Plot:
+		return s.plotHeight(b)
+	case Picture:
+		return s.pictureHeight(b)
+	}
+	return 64
 }
 
 // mark makes a section findable.

@@ -15,26 +15,38 @@ import (
 // caption sets the words below a figure.
 func (s *setter) caption(text string) {
 	s.y += 5
-	s.paragraph([]Span{{Text: text}}, style{size: captionSize, lead: captionLead, tone: toneMuted()})
+	s.paragraph([]Span{{Text: text}}, captionStyle())
 	s.y += 12
 }
 
+func captionStyle() style { return style{size: captionSize, lead: captionLead, tone: toneMuted()} }
+
 // captionHeight is what caption takes.
 func (s *setter) captionHeight(text string) float64 {
-	st := style{size: captionSize, lead: captionLead, tone: toneMuted()}
-	return 5 + float64(len(s.lines([]Span{{Text: text}}, st, textWidth)))*st.lead + 12
+	return 5 + float64(len(s.lines([]Span{{Text: text}}, captionStyle(), textWidth)))*captionLead + 12
 }
 
-// plot draws a figure as wide as the text, or as high as a page allows.
-func (s *setter) plot(p Plot) {
+// plotScale is how much of the text's width a unit of a figure takes: all of it, or as much as a page's height allows.
+func (s *setter) plotScale(p Plot) float64 {
 	w, h := p.Figure.Size()
 	scale := textWidth / w
 	if p.Narrow {
 		scale *= .78
 	}
-	under := s.captionHeight(p.Caption)
-	scale = min(scale, (pageEnd-marginTop-under-12)/h)
-	s.need(h*scale + under + 6)
+	return min(scale, (pageEnd-marginTop-s.captionHeight(p.Caption)-12)/h)
+}
+
+// plotHeight is that of a figure with its caption.
+func (s *setter) plotHeight(p Plot) float64 {
+	_, h := p.Figure.Size()
+	return h*s.plotScale(p) + s.captionHeight(p.Caption) + 6
+}
+
+// plot draws a figure.
+func (s *setter) plot(p Plot) {
+	_, h := p.Figure.Size()
+	scale := s.plotScale(p)
+	s.need(s.plotHeight(p))
 	s.y += 6
 	if err := p.Figure.Draw(&pdfPen{s, marginSide, s.y, scale}); err != nil {
 		s.pdf.SetError(fmt.Errorf("draw %q: %w", p.Caption, err))
@@ -74,12 +86,22 @@ func (s *setter) image(name string, x, y, w, h float64) {
 	s.pdf.ImageOptions(name, x, y, w, h, false, fpdf.ImageOptions{}, 0, "")
 }
 
-// picture sets an image as wide as the text, or as high as a page allows.
+// pictureSize is as wide as the text, or as high as a page allows, and no larger than a point a pixel.
+func (s *setter) pictureSize(p Picture) (w, h float64) {
+	scale := min(textWidth/float64(p.Image.Width), (pageEnd-marginTop-s.captionHeight(p.Caption)-12)/float64(p.Image.Height), 1)
+	return float64(p.Image.Width) * scale, float64(p.Image.Height) * scale
+}
+
+// pictureHeight is that of an image with its caption.
+func (s *setter) pictureHeight(p Picture) float64 {
+	_, h := s.pictureSize(p)
+	return h + s.captionHeight(p.Caption) + 6
+}
+
+// picture sets an image.
 func (s *setter) picture(p Picture) {
-	under := s.captionHeight(p.Caption)
-	scale := min(textWidth/float64(p.Image.Width), (pageEnd-marginTop-under-12)/float64(p.Image.Height), 1)
-	w, h := float64(p.Image.Width)*scale, float64(p.Image.Height)*scale
-	s.need(h + under + 6)
+	w, h := s.pictureSize(p)
+	s.need(s.pictureHeight(p))
 	s.y += 6
 	s.image(s.register(p.Image), marginSide, s.y, w, h)
 	s.y += h

@@ -22,16 +22,9 @@ func (s *setter) table(t Table) {
 		return
 	}
 	k := s.measure(t)
-	caption := style{size: captionSize, lead: captionLead, tone: toneMuted()}
-	lines := s.lines([]Span{{Text: t.Caption}}, caption, textWidth)
-	rows := min(len(t.Rows), 3)
-	together := float64(len(lines))*caption.lead + 10 + s.headHeight(k)
-	for i := range rows {
-		together += s.rowHeight(k, i)
-	}
-	s.need(together)
+	s.need(s.tableBeginning(t))
 	s.y += 5
-	s.paragraph([]Span{{Text: t.Caption}}, caption)
+	s.paragraph([]Span{{Text: t.Caption}}, captionStyle())
 	s.y += 3
 	s.tableHead(k)
 	for i := range t.Rows {
@@ -42,6 +35,19 @@ func (s *setter) table(t Table) {
 		s.tableRow(k, i)
 	}
 	s.y += 11
+}
+
+// tableBeginning is the height of a table's caption, heading and first rows.
+func (s *setter) tableBeginning(t Table) float64 {
+	if len(t.Columns) == 0 {
+		return 0
+	}
+	k := s.measure(t)
+	height := float64(len(s.lines([]Span{{Text: t.Caption}}, captionStyle(), textWidth)))*captionLead + 10 + s.headHeight(k)
+	for i := range min(len(t.Rows), 3) {
+		height += s.rowHeight(k, i)
+	}
+	return height
 }
 
 // measure chooses the size of letters and the widths of columns: as wide as the cells want, or smaller letters, or columns of
@@ -58,7 +64,7 @@ func (s *setter) measure(t Table) setTable {
 		}
 		// Words may break where what cannot break has room.
 		if sum(least)+gaps <= textWidth && (size < 7.6 || sum(least)+gaps < .8*textWidth) || size <= smallest {
-			k.widths = share(want, least, textWidth-gaps)
+			k.widths = shared(want, least, textWidth-gaps)
 			return k
 		}
 	}
@@ -97,8 +103,8 @@ func (s *setter) columnWidths(t Table, st style) (want, least []float64) {
 	return want, least
 }
 
-// share gives each column what it must have, and of what is left in proportion to what it wants more.
-func share(want, least []float64, room float64) []float64 {
+// shared gives each column what it must have, and of what is left in proportion to what it wants more.
+func shared(want, least []float64, room float64) []float64 {
 	out := make([]float64, len(want))
 	left, wish := room-sum(least), sum(want)-sum(least)
 	for i := range out {
