@@ -191,14 +191,14 @@ func (c *Console) storyText(at time.Time, s Story) string {
 
 // summaryBox draws what a finished run amounts to; the commands to try next stand below it, to be copied.
 func (c *Console) summaryBox(s Summary) string {
-	title := fmt.Sprintf(" %s, %d epochs ", s.Title, s.Epochs)
+	title := fmt.Sprintf(" %s, %s ", s.Title, count(s.Epochs, "epoch"))
 	lines := []string{
 		fmt.Sprintf("best top-1   %s in epoch %d", percent(s.BestTop1), s.BestEpoch),
 		fmt.Sprintf("best top-5   %s", percent(s.BestTop5)),
 		fmt.Sprintf("time         %s, %s images/s in training", seconds(s.Seconds), rate(s.ImagesPerSecond)),
 	}
 	if s.Goodput != nil {
-		lines = append(lines, fmt.Sprintf("goodput      %s", survivalText(*s.Goodput)))
+		lines = append(lines, survivalText(*s.Goodput))
 	}
 	lines = append(lines, fmt.Sprintf("best model   %s", s.Checkpoint), fmt.Sprintf("all files    %s", s.Directory))
 	if s.SHA256 != "" && c.c.Level == Verbose {

@@ -60,16 +60,22 @@ func goodputText(g GoodputReport) string {
 	return text
 }
 
-// survivalText is what faults have cost a finished run, in a few words.
+// survivalText is what faults have cost a finished run, in a few words; the share is left out where it is not known.
 func survivalText(g GoodputReport) string {
-	share := ""
+	text := "goodput      "
 	if g.StepSeconds > 0 {
-		share = fmt.Sprintf("%.1f%%, ", 100*g.Share)
+		text += fmt.Sprintf("%.1f%%, ", 100*g.Share)
+	} else {
+		text = "faults       "
 	}
-	if g.Faults == 0 {
-		return share + "no faults"
+	switch {
+	case g.Faults > 0:
+		text += count(g.Faults, "fault") + " survived"
+	case g.StepSeconds > 0:
+		text += "no faults"
+	default:
+		text += "none"
 	}
-	text := share + count(g.Faults, "fault") + " survived"
 	if g.RecoverMedian > 0 {
 		text += fmt.Sprintf(", next step after %s", tenths(g.RecoverMedian))
 	}
