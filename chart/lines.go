@@ -118,7 +118,7 @@ func (c Lines) Draw(pen Pen) error {
 	}
 	names := 0.
 	for _, l := range c.Curves {
-		names = max(names, letters.width(l.Name, Lettering{Size: nameSize}))
+		names = max(names, 1.08*letters.width(l.Name, Lettering{Size: nameSize})) // a browser may have wider letters
 	}
 	k.right = w - min(names, namesAtMost) - 14
 	k.axes(pen)

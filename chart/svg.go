@@ -27,7 +27,7 @@ func CSS() string {
 		fmt.Fprintf(&light, ".chart .%s{color:#%02x%02x%02x}\n", ink.name, ink.light.R, ink.light.G, ink.light.B)
 		fmt.Fprintf(&dark, ".chart .%s{color:#%02x%02x%02x}\n", ink.name, ink.dark.R, ink.dark.G, ink.dark.B)
 	}
-	return ".chart{width:100%;height:auto;display:block}\n.chart text{fill:currentColor}\n.chart path,.chart circle{fill:currentColor}\n" +
+	return ".chart{width:100%;height:auto;display:block;overflow:visible}\n.chart text{fill:currentColor}\n.chart path,.chart circle{fill:currentColor}\n" +
 		".chart polyline{fill:none;stroke:currentColor;stroke-linejoin:round;stroke-linecap:round}\n" + light.String() +
 		"@media screen and (prefers-color-scheme:dark){\n" + dark.String() + "}\n"
 }

@@ -23,8 +23,8 @@ func (b *builder) mistakes() {
 		for _, c := range e.Classes {
 			names = append(names, spoken(c))
 		}
-		b.add(Plot{Figure: chart.Matrix{Names: names, Counts: e.Matrix()}, Caption: "Confusion matrix" + b.of(r) + ": rows are what is true, columns what the network says; the darker, the larger the share of the row. On the diagonal it is right."})
 		b.classTable(r)
+		b.add(Plot{Figure: chart.Matrix{Names: names, Counts: e.Matrix()}, Caption: "Confusion matrix" + b.of(r) + ": rows are what is true, columns what the network says; the darker, the larger the share of the row. On the diagonal it is right."})
 		b.pairs(r)
 	}
 }

@@ -92,6 +92,9 @@ func (b *builder) finding(r *Run) [][]Span {
 	v := r.best()
 	if v == nil {
 		b.missing = append(b.missing, r.Name+": no validation is recorded: the run ended before its first epoch did, or its files were lost.")
+		if e := r.evaluation; e != nil {
+			return [][]Span{spans(fmt.Sprintf("%s: %s %% top-1 and %s %% top-5 on %s, as evaluated for this report; no validation of the training is recorded.", r.Name, percent(e.Top1), percent(e.Top5), count(e.Images, "validation image")))}
+		}
 		return [][]Span{spans(fmt.Sprintf("%s: no validation is recorded, so there is no result.", r.Name))}
 	}
 	text := fmt.Sprintf("%s: %s %% top-1 and %s %% top-5 on %s after epoch %d of %d", r.Name, percent(v.Top1), percent(v.Top5), count(v.Images, "validation image"), v.Epoch, v.Epochs)
