@@ -346,6 +346,7 @@ func (t *trainer) conclude(j *mppb.Job) (trained, error) {
 		Goodput: &survived,
 		Next: []string{
 			fmt.Sprintf("mp evaluate %s --checkpoint %s --mirror", t.spec.Data, t.directory),
+			fmt.Sprintf("mp report %s", t.directory),
 			fmt.Sprintf("mp checkpoint show %s", best),
 		},
 	}})

@@ -74,14 +74,10 @@ func (b *builder) ink(r *Run) chart.Ink { return chart.Series(b.index(r)) }
 
 // data is the folder of images as the run's job names it, for commands to type.
 func (r *Run) data() string {
-	d := r.option("data")
-	switch {
-	case d == "":
-		return "DATA"
-	case r.portable && filepath.IsAbs(d):
-		return filepath.Base(d)
+	if d := r.option("data"); d != "" {
+		return d
 	}
-	return d
+	return "DATA"
 }
 
 // place is the run's directory, for commands to type.

@@ -12,8 +12,9 @@ import (
 
 // The hand-in holds the source, both forms of the report and results; no data, no logs, no models and no path of this machine.
 func TestBundle(t *testing.T) {
-	dir := copied(t)
-	d, runs, err := Make(Request{Runs: []Input{{Directory: dir}}, Made: made(), Portable: true})
+	dir := variant(t, "data: miniplaces", "data: /elsewhere/miniplaces")
+	input := Input{Directory: dir, Command: "mp train /elsewhere/miniplaces --seed 7", Remarks: []string{"Nothing was found in " + dir + "/checkpoints."}}
+	d, runs, err := Make(Request{Runs: []Input{input}, Made: made(), Portable: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +50,7 @@ func TestBundle(t *testing.T) {
 		if err != nil || len(text) == 0 {
 			t.Errorf("%s: %d bytes, %v", f.Name, len(text), err)
 		}
-		if strings.Contains(string(text), path.Dir(dir)) {
+		if strings.Contains(string(text), path.Dir(dir)) || strings.Contains(string(text), "/elsewhere") {
 			t.Errorf("%s names a folder of this machine", f.Name)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"strings"
 
 	"mp/chart"
 	"mp/metrics"
@@ -195,7 +196,7 @@ func (b *builder) tagged(r *Run, tag string) bool {
 	}
 	shown := false
 	for _, p := range of {
-		caption := fmt.Sprintf("%s, epoch %d, update %d%s. %s", p.Tag, p.Epoch, p.Update, b.of(r), p.Caption)
+		caption := fmt.Sprintf("%s of epoch %d%s: %s.", p.Tag, p.Epoch, b.of(r), strings.TrimRight(p.Caption, ". "))
 		if m, ok := r.image(filepath.Join(r.Directory, filepath.FromSlash(p.File)), caption); ok {
 			b.add(Picture{m, caption})
 			shown = true

@@ -9,6 +9,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -44,13 +45,16 @@ func Make(r Request) (*Document, []*Run, error) {
 	b := &builder{made: r.Made, machine: r.Machine}
 	var bad []error
 	for _, in := range r.Runs {
+		in.Remarks = slices.Clone(in.Remarks) // a report of the same request adds its own
 		run, err := readRun(in)
 		if err != nil {
 			bad = append(bad, err)
 			b.warnings = append(b.warnings, fmt.Sprintf("%v.", err))
 			continue
 		}
-		run.portable = r.Portable
+		if run.portable = r.Portable; r.Portable {
+			run.carry()
+		}
 		b.runs = append(b.runs, run)
 	}
 	if len(b.runs) == 0 {

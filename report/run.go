@@ -194,11 +194,31 @@ func (r *Run) optionsOf(job json.RawMessage) {
 // option is the value of an option of the job as a person would type it; empty where it is not known.
 func (r *Run) option(name string) string {
 	for _, item := range r.options {
-		if fmt.Sprint(item.Key) == name {
-			return valueText(item.Value)
+		if fmt.Sprint(item.Key) != name {
+			continue
 		}
+		value := valueText(item.Value)
+		if r.portable && filepath.IsAbs(value) {
+			value = filepath.Base(value)
+		}
+		return value
 	}
 	return ""
+}
+
+// carry leaves folders of this machine out of what others wrote about the run.
+func (r *Run) carry() {
+	folders := []string{r.Directory, r.place()}
+	for _, item := range r.options {
+		if value := valueText(item.Value); filepath.IsAbs(value) {
+			folders = append(folders, value, filepath.Base(value))
+		}
+	}
+	replace := strings.NewReplacer(folders...)
+	r.Command = replace.Replace(r.Command)
+	for i := range r.Remarks {
+		r.Remarks[i] = replace.Replace(r.Remarks[i])
+	}
 }
 
 func valueText(v any) string {
