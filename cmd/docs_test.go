@@ -248,3 +248,52 @@ func TestManualPages(t *testing.T) {
 		}
 	}
 }
+
+// The words of failures that the page explains are those that the program says.
+func TestFailureWordsAreSaid(t *testing.T) {
+	var source strings.Builder
+	for _, pattern := range []string{"*.go", "../coordinator/*.go", "../coordinator/membership/*.go", "../worker/*.go", "../mppb/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatal(pattern, err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source.Write(text)
+		}
+	}
+	said := strings.ToLower(source.String())
+	page, err := docs.Pages.ReadFile("cluster.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words, inTable := 0, false
+	for _, line := range strings.Split(string(page), "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			inTable = false
+			continue
+		}
+		first := strings.TrimSpace(cells[1])
+		switch {
+		case first == "words":
+			inTable = true
+		case inTable && strings.Trim(first, "-") != "":
+			for word := range strings.SplitSeq(first, ", ") {
+				words++
+				if !strings.Contains(said, strings.ToLower(word)) {
+					t.Errorf("nothing says %q", word)
+				}
+			}
+		}
+	}
+	if words < 15 {
+		t.Errorf("found %d words only", words)
+	}
+}
