@@ -135,7 +135,7 @@ func (o *attackFlags) check() ([]plan, error) {
 	case !slices.Contains([]string{job.FP32, job.BF16, fp64}, o.precision):
 		return nil, badAttack("--precision %q: choose %s, %s or %s", o.precision, job.FP32, job.BF16, fp64)
 	case o.cluster.coordinator != "" && o.changed("device"):
-		return nil, badAttack("--device chooses one of this machine; with --coordinator each worker computes on its own: leave one of them out")
+		return nil, badAttack("--device chooses one of this machine; with --coordinator (or MP_COORDINATOR) each worker computes on its own: leave one of them out")
 	case o.images < 0 || o.batch < 1 || o.threads < 0:
 		return nil, badAttack("--images %d, --batch-size %d, --threads %d: choose a batch of at least 1 and nothing negative", o.images, o.batch, o.threads)
 	case o.split != string(data.Train) && o.split != string(data.Val):

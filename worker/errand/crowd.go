@@ -140,7 +140,11 @@ func (w *Crowd) scout(ctx context.Context, rosters chan<- *mppb.WorkersReply) er
 			return err
 		})
 		cancel()
-		if err != nil && roster == nil {
+		switch what, why := judge(err); {
+		case err == nil || roster != nil:
+		case what == verdictRefused:
+			return fmt.Errorf("%w: %s", ErrRefused, why)
+		default:
 			return fmt.Errorf("ask who computes: %w", err)
 		}
 		select {

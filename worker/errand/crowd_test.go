@@ -376,13 +376,24 @@ func TestACrowdOfNoUse(t *testing.T) {
 		want  []string
 	}{
 		{"nobody", func(*stage) {}, nil, ErrNobody, []string{"start some with `mp worker`"}},
+		{"a wrong token", func(s *stage) { s.worker() }, func(c *CrowdConfig) {
+			server := grpc.NewServer(grpc.UnaryInterceptor(func(context.Context, any, *grpc.UnaryServerInfo, grpc.UnaryHandler) (any, error) {
+				return nil, status.Error(codes.Unauthenticated, "the token is wrong")
+			}))
+			mppb.RegisterClusterServer(server, mppb.UnimplementedClusterServer{})
+			var err error
+			if c.Client, err = mppb.NewClient(mppb.ClientConfig{Addresses: []string{serve(t, server)}}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Client.Close() })
+		}, ErrRefused, []string{"refused by the cluster: the token is wrong"}},
 		{"another version", func(s *stage) { s.worker() }, func(c *CrowdConfig) { c.Version = "newer" }, ErrRefused, []string{"worker 1: this worker is mp test", "you are mp newer"}},
 		{"other images", func(s *stage) { s.worker(func(c *ServerConfig) { c.Train = other }) }, func(c *CrowdConfig) { c.Pack = paint(t, 3) }, ErrRefused,
 			[]string{"other train images", other.Path(), "you have 4 of"}},
 		{"a network of other classes", func(s *stage) { s.worker() }, func(c *CrowdConfig) { c.Networks = []Network{weights(t, 7, 1)} }, ErrRefused, []string{"cannot build your network", "4 classes"}},
 		{"a network that nobody knows", func(s *stage) { s.worker() }, func(c *CrowdConfig) { c.Networks = []Network{{Arch: "alexnet"}} }, ErrRefused, []string{`"alexnet"`}},
 		{"a worker without errands", func(s *stage) { s.join(serve(t, grpc.NewServer())) }, nil, ErrRefused, []string{"it knows no errands"}},
-		{"nobody at the address", func(s *stage) { s.join("127.0.0.1:1") }, nil, ErrNobody, []string{"0 of 6 parts", "worker 1", "127.0.0.1:1"}},
+		{"nobody at the address", func(s *stage) { s.join("127.0.0.1:1") }, nil, ErrNobody, []string{"0 of 6 parts", "worker 1: it cannot be reached at 127.0.0.1:1"}},
 		{"a part that no worker survives", func(s *stage) {
 			for range 3 {
 				s.strange(func(stream grpc.BidiStreamingServer[mppb.ToErrand, mppb.FromErrand]) error {

@@ -17,9 +17,9 @@ import (
 	"mp/job"
 )
 
-// ErrRefused is wrapped when every worker says that it cannot take an errand as it is: other images, another version, a
-// network that it cannot build. Asking again does not help; the text has their reasons.
-var ErrRefused = errors.New("refused by the workers")
+// ErrRefused is wrapped when every worker, or the coordinator, says that it cannot take an errand as it is: other images,
+// another version, a network that it cannot build, a wrong token. Asking again does not help; the text has their reasons.
+var ErrRefused = errors.New("refused by the cluster")
 
 // ErrNobody is wrapped when no worker is left, or none was there, and the last one did not refuse.
 var ErrNobody = errors.New("no worker is left")

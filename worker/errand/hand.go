@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -55,6 +56,7 @@ func (h *hand) run(ctx context.Context) error {
 	defer all.Wait()
 	defer cancel()
 	conn, err := grpc.NewClient("passthrough:///"+h.worker.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: h.pace.silence}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithInitialWindowSize(mppb.WindowBytes), grpc.WithInitialConnWindowSize(mppb.WindowBytes))
 	if err != nil {
 		return err
@@ -64,8 +66,8 @@ func (h *hand) run(ctx context.Context) error {
 		ctx = metadata.AppendToOutgoingContext(ctx, mppb.TokenKey, h.crowd.c.Token)
 	}
 	stream, err := mppb.NewErrandsClient(conn).Attack(ctx)
-	if err != nil {
-		return err
+	if err != nil { // there is no connection yet: what the worker says comes from Recv
+		return status.Errorf(codes.Unavailable, "it cannot be reached at %s: %s", h.worker.Address, status.Convert(err).Message())
 	}
 	said := make(chan *mppb.ToErrand) // its reader may be held up by the worker
 	all.Go(func() {
