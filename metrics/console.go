@@ -162,7 +162,11 @@ func (c *Console) validationRow(v Validation) string {
 	text := fmt.Sprintf("%8s %11s %8s %8s %9s   top-5 %s in %s", of(v.Epoch, v.Epochs), "validate", number(v.Loss), percent(v.Top1), rate(v.ImagesPerSecond),
 		percent(v.Top5), seconds(v.Seconds))
 	if v.Robust != nil {
-		text += fmt.Sprintf(", of %d held out %s, attacked %s", v.Robust.Images, percent(v.Robust.CleanTop1), percent(v.Robust.Top1))
+		text += fmt.Sprintf(", of %d held out:", v.Robust.Images)
+		if clean := v.Robust.CleanTop1; clean != nil {
+			text += fmt.Sprintf(" %s,", percent(*clean))
+		}
+		text += " attacked " + percent(v.Robust.Top1)
 	}
 	if v.Best {
 		return c.paint(bold, text) + c.paint(green, "  best")

@@ -199,3 +199,18 @@ func TestFirstRowHasAHeading(t *testing.T) {
 		t.Errorf("the first line is %q, want the names of the columns", first)
 	}
 }
+
+func TestConsoleTellsWhatIsHeldOut(t *testing.T) {
+	clean := 30.0
+	for want, r := range map[string]*Robust{
+		"of 500 held out: 30.00%, attacked 12.00%": {Images: 500, Top1: 12, CleanTop1: &clean},
+		"of 500 held out: attacked 12.00%":         {Images: 500, Top1: 12},
+	} {
+		var out bytes.Buffer
+		c := NewConsole(ConsoleConfig{Out: &out, Width: 100})
+		c.Emit(Event{Kind: KindValidation, Validation: &Validation{Epoch: 1, Epochs: 2, Images: 100, Robust: r}})
+		if err := c.Close(); err != nil || !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %q, %v", want, out.String(), err)
+		}
+	}
+}

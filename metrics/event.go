@@ -121,11 +121,11 @@ type Validation struct {
 
 // Robust is how the network did after an epoch on training images that are held out, attacked.
 type Robust struct {
-	Images    int     `json:"images"`
-	Loss      Value   `json:"loss"`
-	Top1      float64 `json:"top1"` // per cent
-	Top5      float64 `json:"top5"`
-	CleanTop1 float64 `json:"clean_top1"` // of the same images, unattacked
+	Images    int      `json:"images"`
+	Loss      Value    `json:"loss"`
+	Top1      float64  `json:"top1"` // per cent
+	Top5      float64  `json:"top5"`
+	CleanTop1 *float64 `json:"clean_top1,omitempty"` // of the same images, unattacked; nil: not measured
 }
 
 // Story is one sentence for people.

@@ -116,7 +116,7 @@ func (b *builder) robustness() {
 		return
 	}
 	b.section(2, "robustness", "Training against attacks beside training without")
-	t := Table{Caption: "Clean and attacked top-1, per cent. Rows of training: the validation images that PGD-10 attacks after each epoch. Other rows: saved results of mp attack. Kept is attacked of clean.",
+	t := Table{Caption: "Clean and attacked top-1, per cent. Rows of training: the training images that are held out, which PGD-10 attacks after each epoch. Other rows: saved results of mp attack. Kept is attacked of clean.",
 		Columns: []Column{{"run", false}, {"trained against", false}, {"attack", false}, {"eps", true}, {"images", true}, {"clean", true}, {"attacked", true}, {"kept", true}}}
 	bars := chart.Bars{Unit: "%", Series: []string{"clean", "attacked"}}
 	for _, r := range append(slices.Clone(control), against...) {
@@ -129,9 +129,9 @@ func (b *builder) robustness() {
 			bars.Rows = append(bars.Rows, chart.Row{Name: fmt.Sprintf("%s, %s %s", r.Name, attack, eps), Values: []float64{clean, attacked}})
 		}
 		if v := r.best(); v != nil && v.Robust != nil {
-			clean := v.Top1
-			if v.Robust.Images != v.Images {
-				clean = math.NaN() // it is of other images
+			clean := math.NaN()
+			if v.Robust.CleanTop1 != nil {
+				clean = *v.Robust.CleanTop1
 			}
 			add("PGD-10, training", r.option("adv-eps"), v.Robust.Images, clean, v.Robust.Top1)
 		}

@@ -40,9 +40,9 @@ func TestComparisons(t *testing.T) {
 		{"against attacks", func(t *testing.T) []string {
 			hard := variant(t, "adversarial: none\nadv-eps: \"\"", "adversarial: pgd\nadv-eps: 1/255")
 			replace(t, filepath.Join(hard, "report", "attack", "attack.json"), `"top1": 2.5`, `"top1": 12.5`)
-			replace(t, filepath.Join(hard, "metrics.jsonl"), `"best":true`, `"best":true,"robust":{"images":20,"loss":3,"top1":15,"top5":40}`)
+			replace(t, filepath.Join(hard, "metrics.jsonl"), `"best":true`, `"best":true,"robust":{"images":20,"loss":3,"top1":15,"top5":40,"clean_top1":60}`)
 			return []string{copied(t), hard}
-		}, []string{"Training against attacks beside training without", "keeps 12.5 % of its images right under attack", "(+10.0 points)", "PGD-10, training | 1/255 | 20 | – | 15.00 | –"}, "Our own convolution beside"},
+		}, []string{"Training against attacks beside training without", "keeps 12.5 % of its images right under attack", "(+10.0 points)", "PGD-10, training | 1/255 | 20 | 60.00 | 15.00 | 25 %"}, "Our own convolution beside"},
 		{"the same", func(t *testing.T) []string { return []string{copied(t), copied(t)} }, []string{"The runs have the same options", "scenenet (2)"}, "Our own convolution beside"},
 		{"other data", func(t *testing.T) []string {
 			other := copied(t)

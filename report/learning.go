@@ -38,7 +38,7 @@ func (b *builder) learning() {
 	}
 	b.plot("Top-1 accuracy by epoch. Training is measured on varied images while the weights change, validation on whole images after the epoch.", all[figureTop1])
 	b.plot("Loss by epoch. With label smoothing, mixed images or attacks the training's loss is of another kind than the validation's.", all[figureLoss])
-	b.plot("Top-1 accuracy on attacked validation images by epoch.", all[figureRobust])
+	b.plot("Top-1 accuracy by epoch on attacked images that the run does not train on: they are held out.", all[figureRobust])
 	b.stepCurves()
 	for _, r := range b.runs {
 		if len(r.epochs)+len(r.validations) > 0 {

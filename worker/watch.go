@@ -38,7 +38,7 @@ func (g watched) robustness() *metrics.Robust {
 	if under.Images == 0 {
 		return nil
 	}
-	return &metrics.Robust{Images: under.Images, Top1: under.Top1, Top5: under.Top5, Loss: metrics.Value(under.Loss), CleanTop1: clean.Top1}
+	return &metrics.Robust{Images: under.Images, Top1: under.Top1, Top5: under.Top5, Loss: metrics.Value(under.Loss), CleanTop1: &clean.Top1}
 }
 
 // watchBatch is how many images are attacked at a time: no more than training holds the activations of.

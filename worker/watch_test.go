@@ -153,7 +153,7 @@ func TestHeldOutImagesAreNeverLearnedFromWhoeverComputes(t *testing.T) {
 			t.Errorf("epoch %d: %d images in %d updates with hash %#x, %d watched; want 39 in 5 with %#x, 6 watched", e.Epoch+1, e.Images, e.To-e.From, e.Hash, e.Watched, kept)
 		}
 		r := d.robust[e.Epoch]
-		if r.Images != 6 || r.Top1 != 100*float64(e.Robust)/6 || r.CleanTop1 != 100*float64(e.Clean)/6 {
+		if r.Images != 6 || r.Top1 != 100*float64(e.Robust)/6 || *r.CleanTop1 != 100*float64(e.Clean)/6 {
 			t.Errorf("epoch %d: told is %+v, the ledger says %+v", e.Epoch+1, r, e)
 		}
 	}

@@ -106,7 +106,7 @@ func TestRealTensorBoardReadsEveryValueOnce(t *testing.T) {
 	s.step(20, 4.25)
 	s.add(metrics.Event{Kind: metrics.KindWorker, Worker: &metrics.Worker{Worker: 7, Name: "worker 2", Update: 20, ArrivalSkew: .25, MemoryBytes: 5 << 30}})
 	s.add(metrics.Event{Kind: metrics.KindEpoch, Epoch: &metrics.Epoch{Epoch: 1, Update: 20, Top1: 3, Top5: 12, Loss: 4.4}})
-	s.add(metrics.Event{Kind: metrics.KindValidation, Validation: &metrics.Validation{Epoch: 1, Update: 20, Top1: 5, Top5: 17.5, Loss: 4.1, Robust: &metrics.Robust{Top1: 1.5}}})
+	s.add(metrics.Event{Kind: metrics.KindValidation, Validation: &metrics.Validation{Epoch: 1, Update: 20, Top1: 5, Top5: 17.5, Loss: 4.1, Robust: &metrics.Robust{Top1: 1.5, CleanTop1: new(7.5)}}})
 	s.picture(20)
 	weights := metrics.NewHistogram("features.0.weight", []float32{-1, -.5, 0, .25, 1, 1})
 	s.add(metrics.Event{Kind: metrics.KindHistograms, Histograms: &metrics.Histograms{Epoch: 1, Update: 20, Weights: []metrics.Histogram{weights},
@@ -166,6 +166,7 @@ func TestRealTensorBoardReadsEveryValueOnce(t *testing.T) {
 		{"val", "data/top1_accuracy", [][2]float64{{20, 5}, {40, 9}}},
 		{"val", "data/top5_accuracy", [][2]float64{{20, 17.5}, {40, 0}}},
 		{"val", "data/robust_top1_accuracy", [][2]float64{{20, 1.5}}},
+		{"val", "data/held_out_top1_accuracy", [][2]float64{{20, 7.5}}},
 	} {
 		got := runs[c.run].Scalars[c.tag]
 		same := slices.EqualFunc(got, c.want, func(a [3]float64, b [2]float64) bool { return a[0] == b[0] && a[2] == float64(float32(b[1])) })

@@ -51,8 +51,10 @@ func (s *Sink) entries(e metrics.Event) ([]entry, error) {
 			scalar("speed/epoch_seconds", v.Seconds), scalar("speed/epoch_images_per_second", v.ImagesPerSecond),
 		}
 		if r := v.Robust; r != nil {
-			out = append(out, scalar("data/robust_top1_accuracy", r.Top1), scalar("data/robust_top5_accuracy", r.Top5), scalar("data/robust_loss", float64(r.Loss)),
-				scalar("data/held_out_top1_accuracy", r.CleanTop1))
+			out = append(out, scalar("data/robust_top1_accuracy", r.Top1), scalar("data/robust_top5_accuracy", r.Top5), scalar("data/robust_loss", float64(r.Loss)))
+			if r.CleanTop1 != nil {
+				out = append(out, scalar("data/held_out_top1_accuracy", *r.CleanTop1))
+			}
 		}
 		return []entry{{val, v.Update, "validation", out}}, nil
 	case e.Worker != nil:
