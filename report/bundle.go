@@ -185,6 +185,11 @@ func (r *Run) results() (map[string][]byte, error) {
 			return nil, err
 		}
 	}
+	if len(r.bench) > 0 {
+		if files[BenchConvFile], err = json.MarshalIndent(map[string][]benchRow{"rows": r.bench}, "", " "); err != nil {
+			return nil, err
+		}
+	}
 	if rows := r.attackRows(); len(rows) > 0 {
 		if files[AttackFile], err = json.MarshalIndent(attackFound{Rows: rows}, "", " "); err != nil {
 			return nil, err

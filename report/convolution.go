@@ -120,6 +120,7 @@ func (b *builder) causes(own, library *Run) {
 	if u, v := own.memory(), library.memory(); u > 0 && v > 0 {
 		l.Items = append(l.Items, spans(fmt.Sprintf("Memory, %s: ours keeps the input and the weights for the backward pass, as the library does, and makes patches again, a chunk at a time. Unfolding all images at once, as the textbook does, would hold 12 times the input in SimpleNet's first layer alone.", ratio(float64(u), float64(v)))))
 	}
-	l.Items = append(l.Items, spans("Loss: the same function and the same gradients up to rounding, from the same first weights and the same batches; see the largest difference above."))
+	l.Items = append(l.Items, spans("Loss: the same function and the same gradients up to rounding, from the same first weights and the same batches; see the largest difference above."),
+		spans("For comparison, the course's own program on a T4 at batch 256: 4,881 to 6,574 MiB with its own convolution and 3,113 without, 107 to 566 s an epoch and 105 to 155."))
 	b.add(l)
 }

@@ -59,7 +59,7 @@ func (b *builder) mapsBeside() {
 				said := spoken(r.saliency.Classes[m.Said])
 				over, found := r.computedImage(m.Maps[k], fmt.Sprintf("Where %s looks in it by %s, saying %s", r.Name, method, said))
 				ok = ok && found
-				tiles = append(tiles, Tile{over, r.Name, fmt.Sprintf("said %s, %.0f %%", said, 100*m.Sure)})
+				tiles = append(tiles, Tile{over, r.Name, fmt.Sprintf("said %s, %.0f\u00a0%%", said, 100*m.Sure)})
 			}
 			if ok {
 				g.Tiles = append(g.Tiles, tiles...)
@@ -87,7 +87,7 @@ func (b *builder) maps(r *Run, s *Saliency) {
 		if !ok {
 			continue
 		}
-		tiles := []Tile{{picture, truth, fmt.Sprintf("said %s, %.0f %%", said, 100*m.Sure)}}
+		tiles := []Tile{{picture, truth, fmt.Sprintf("said %s, %.0f\u00a0%%", said, 100*m.Sure)}}
 		for i, file := range m.Maps {
 			over, ok := r.computedImage(file, fmt.Sprintf("Where the network looks in it by %s, saying %s", s.Methods[i], said))
 			if !ok {

@@ -85,7 +85,7 @@ func (b *builder) pairs(r *Run) {
 		for _, m := range p.Pictures {
 			truth, said := spoken(e.Classes[m.True]), spoken(e.Classes[m.Said])
 			if picture, ok := r.computedImage(m.File, fmt.Sprintf("An image of %s taken for %s", truth, said)); ok {
-				g.Tiles = append(g.Tiles, Tile{picture, truth, fmt.Sprintf("said %s, %.0f %%", said, 100*m.Sure)})
+				g.Tiles = append(g.Tiles, Tile{picture, truth, fmt.Sprintf("said %s, %.0f\u00a0%%", said, 100*m.Sure)})
 			}
 		}
 	}
