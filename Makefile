@@ -5,6 +5,8 @@
 # make web-check   looks at the web page with headless Chromium while mp trains; pictures in build/screenshots
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, some minutes
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
+# make kube-check the manifests against a real control plane of Kubernetes, which it builds: half an hour the first time, as root
+# make image-root the root of the container image, under build/image
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
 # make explain-compare DATA=DIR CHECKPOINT=F   mp explain beside captum, which it fetches
@@ -184,6 +186,14 @@ MINUTES ?= 30
 soak: all
 	./mp drill soak --minutes $(MINUTES) --every 15s
 	./mp drill soak --minutes $(MINUTES) --every 60s
+
+image-root: all
+	deploy/rootfs.sh $(BUILD)/image
+
+# A module of its own: mp needs no client of Kubernetes.
+kube-check: image-root
+	deploy/kube.sh $(BUILD)/kube
+	cd deploy/kubetest && MP=$(CURDIR)/mp IMAGE=$(BUILD)/image CONTROL_PLANE=$(BUILD)/kube/bin go test -count=1 -timeout 40m -v ./...
 
 # torchattacks without what it does not need: torch is there, and its list of models is not read.
 $(BUILD)/torchattacks/torchattacks/__init__.py: | venv

@@ -32,6 +32,9 @@ func parse(tree fs.FS) ([]source, error) {
 			if name != "." && (strings.HasPrefix(base, ".") || base == "build" || base == "testdata" || base == "runs") {
 				return fs.SkipDir
 			}
+			if _, err := fs.Stat(tree, path.Join(name, "go.mod")); name != "." && err == nil { // a module of its own, which nothing here can import
+				return fs.SkipDir
+			}
 			return nil
 		}
 		if !strings.HasSuffix(base, ".go") || strings.HasSuffix(base, "_test.go") {
