@@ -21,12 +21,13 @@ func Overlays() []string { return []string{Local, GPU, Kueue, JobSet} }
 
 // Parts that a cluster may have beside the rest.
 const (
-	withNATS = "nats"
-	withDRA  = "dra"
+	withNATS       = "nats"
+	withDRA        = "dra"
+	withMonitoring = "monitoring"
 )
 
 // Parts lists what Config.With may name.
-func Parts() []string { return []string{withDRA, withNATS} }
+func Parts() []string { return []string{withDRA, withMonitoring, withNATS} }
 
 // Config is what a cluster of mp shall be.
 type Config struct {

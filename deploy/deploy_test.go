@@ -125,7 +125,7 @@ func TestExpectedManifests(t *testing.T) {
 		case Local:
 			c.Data, c.Coordinators = "/srv/images", 1
 		case Kueue:
-			c.Queue, c.With = "team-a", []string{withDRA}
+			c.Queue, c.With = "team-a", []string{withDRA, withMonitoring}
 		}
 		name := filepath.Join("testdata", overlay+".yaml")
 		got := textOf(t, c)

@@ -42,6 +42,41 @@ type jobSet struct {
 	} `json:"spec"`
 }
 
+// What we say of objects of the Prometheus operator.
+type (
+	endpoint struct {
+		Port     string `json:"port"`
+		Path     string `json:"path"`
+		Interval string `json:"interval"`
+	}
+	scrape struct { // a ServiceMonitor or a PodMonitor
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              struct {
+			Selector            metav1.LabelSelector `json:"selector"`
+			Endpoints           []endpoint           `json:"endpoints,omitempty"`
+			PodMetricsEndpoints []endpoint           `json:"podMetricsEndpoints,omitempty"`
+		} `json:"spec"`
+	}
+	rules struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              struct {
+			Groups []struct {
+				Name     string `json:"name"`
+				Interval string `json:"interval"`
+				Rules    []struct {
+					Alert       string            `json:"alert"`
+					Expr        string            `json:"expr"`
+					For         string            `json:"for,omitempty"`
+					Labels      map[string]string `json:"labels"`
+					Annotations map[string]string `json:"annotations"`
+				} `json:"rules"`
+			} `json:"groups"`
+		} `json:"spec"`
+	}
+)
+
 // pods is a template of pods in a manifest.
 type pods struct {
 	owner    string // "Job mp-worker"
@@ -60,7 +95,7 @@ type cluster struct {
 	services []corev1.Service
 	budgets  []policyv1.PodDisruptionBudget
 	policies []networkingv1.NetworkPolicy
-	claims   []corev1.PersistentVolumeClaim
+	scrapes  []scrape
 }
 
 // parseInto reads a manifest whose every field must exist.
@@ -110,7 +145,7 @@ func (c *cluster) take(kind, id string, text []byte) {
 	case "v1 PersistentVolume":
 		parseInto[corev1.PersistentVolume](c, text)
 	case "v1 PersistentVolumeClaim":
-		c.claims = append(c.claims, parseInto[corev1.PersistentVolumeClaim](c, text))
+		parseInto[corev1.PersistentVolumeClaim](c, text)
 	case "v1 Service":
 		c.services = append(c.services, parseInto[corev1.Service](c, text))
 	case "apps/v1 StatefulSet":
@@ -131,6 +166,10 @@ func (c *cluster) take(kind, id string, text []byte) {
 		c.budgets = append(c.budgets, parseInto[policyv1.PodDisruptionBudget](c, text))
 	case "networking.k8s.io/v1 NetworkPolicy":
 		c.policies = append(c.policies, parseInto[networkingv1.NetworkPolicy](c, text))
+	case "monitoring.coreos.com/v1 ServiceMonitor", "monitoring.coreos.com/v1 PodMonitor":
+		c.scrapes = append(c.scrapes, parseInto[scrape](c, text))
+	case "monitoring.coreos.com/v1 PrometheusRule":
+		parseInto[rules](c, text)
 	case "resource.k8s.io/v1 ResourceClaimTemplate":
 		parseInto[resourcev1.ResourceClaimTemplate](c, text)
 	default:
@@ -144,9 +183,9 @@ func TestManifests(t *testing.T) {
 		plain := DefaultConfig(overlay)
 		full := plain
 		full.Namespace, full.Image, full.Version, full.Coordinators, full.Workers, full.MinWorkers = "team-a", "registry.example:5000/a/mp:1.2", "1.2", 5, 7, 2
-		full.With, full.Job = []string{withNATS, withDRA}, []byte("model: simplenet\nepochs: 3\n")
+		full.With, full.Job = []string{withNATS, withMonitoring, withDRA}, []byte("model: simplenet\nepochs: 3\n")
 		if overlay == Local {
-			full.With = full.With[:1]
+			full.With = full.With[:2]
 		}
 		if full.Data = "/srv/images"; plain.path() {
 			full.Data = "images-of-all"
@@ -257,6 +296,31 @@ func (c *cluster) meets() {
 	for _, b := range c.budgets {
 		if n := len(c.chosen(b.Spec.Selector)); n != 1 {
 			bad("budget %s means %d kinds of pods", b.Name, n)
+		}
+	}
+	for _, s := range c.scrapes {
+		all := c.chosen(&s.Spec.Selector)
+		for _, e := range append(s.Spec.Endpoints, s.Spec.PodMetricsEndpoints...) {
+			if len(all) != 1 || !all[0].port(intstr.FromString(e.Port)) {
+				bad("%s %s asks %d kinds of pods at port %s", s.Kind, s.Name, len(all), e.Port)
+			}
+		}
+		if len(s.Spec.Endpoints) > 0 { // by way of a Service, and of one only
+			n := 0
+			for _, service := range c.services {
+				selector, err := metav1.LabelSelectorAsSelector(&s.Spec.Selector)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, port := range service.Spec.Ports {
+					if selector.Matches(labels.Set(service.Labels)) && port.Name == s.Spec.Endpoints[0].Port {
+						n++
+					}
+				}
+			}
+			if n != 1 {
+				bad("ServiceMonitor %s finds its port in %d Services", s.Name, n)
+			}
 		}
 	}
 	for _, n := range c.policies {

@@ -170,7 +170,9 @@ type dashboard struct {
 }
 
 // Every number that the dashboard asks for exists, with the labels that it asks for; every number of ours is on it.
-func TestTheDashboardAsksForNumbersThatExist(t *testing.T) {
+// labelsOf are the labels of every number that there can be, by its name.
+func labelsOf(t *testing.T) map[string]map[string]bool {
+	t.Helper()
 	labels := map[string]map[string]bool{}
 	for _, source := range []Source{{Cluster: facts}, {Worker: func() metrics.WorkerFacts { return metrics.WorkerFacts{} }}} {
 		r := New("v1", source)
@@ -192,6 +194,11 @@ func TestTheDashboardAsksForNumbersThatExist(t *testing.T) {
 			}
 		}
 	}
+	return labels
+}
+
+func TestTheDashboardAsksForNumbersThatExist(t *testing.T) {
+	labels := labelsOf(t)
 	text, err := os.ReadFile("../../deploy/grafana/mp.json")
 	if err != nil {
 		t.Fatal(err)
