@@ -30,7 +30,7 @@ type Bundle struct {
 
 // sources are the names, or their ends, of files that belong to code.
 func sources() []string {
-	return []string{".go", ".mod", ".sum", ".c", ".cc", ".h", ".cu", ".proto", ".py", ".sh", ".md", ".yaml", ".yml", ".html", ".css", ".js", ".svg", ".txt", ".json",
+	return []string{".go", ".mod", ".sum", ".c", ".cc", ".h", ".cu", ".proto", ".py", ".sh", ".md", ".yaml", ".yml", ".html", ".css", ".js", ".svg", ".txt", ".json", ".service",
 		"Makefile", "Dockerfile", "LICENSE", ".gitignore", ".dockerignore"}
 }
 

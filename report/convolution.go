@@ -115,7 +115,7 @@ func (b *builder) causes(own, library *Run) {
 	b.add(Heading{"Causes"})
 	var l List
 	if u, v := own.speed(), library.speed(); u > 0 && v > 0 {
-		l.Items = append(l.Items, spans(fmt.Sprintf("Speed, %s: both end in matrix products of the same size. Ours unfolds patches of the image into columns first, in chunks that stay in the processor's cache or one launch of the GPU, and folds the gradient back; convolutions of one pixel need neither. The library chooses among several ways for each shape.", ratio(u, v))))
+		l.Items = append(l.Items, spans(fmt.Sprintf("Speed, %s: both end in matrix products of the same size. Ours unfolds patches of the image into columns first, in chunks that stay in the processor's cache or one launch of the GPU, and folds the gradient back; convolutions of one pixel need neither. The library chooses among several ways for each shape. The two runs had the machine at different times: `mp bench conv`, which measures both in turn, judges better.", ratio(u, v))))
 	}
 	if u, v := own.memory(), library.memory(); u > 0 && v > 0 {
 		l.Items = append(l.Items, spans(fmt.Sprintf("Memory, %s: ours keeps the input and the weights for the backward pass, as the library does, and makes patches again, a chunk at a time. Unfolding all images at once, as the textbook does, would hold 12 times the input in SimpleNet's first layer alone.", ratio(float64(u), float64(v)))))
