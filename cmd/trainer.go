@@ -59,6 +59,9 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 		result, err = t.lead(ctx, hubCtx, h)
 		return err
 	})
+	if err != nil && t.id == "" { // nothing was handed in
+		err = fmt.Errorf("%w: %w", errNotBegun, err)
+	}
 	return result, errors.Join(err, shown.Close())
 }
 
