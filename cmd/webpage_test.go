@@ -20,14 +20,7 @@ import (
 // A run of three workers, one of which is killed, is watched in a browser, paused and resumed there; then the page says what
 // the run's files say, also after the training program has gone and a coordinator serves the same page.
 func TestPageOfARealRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("trains for a minute")
-	}
 	b := browser.Open(t)
-	folder := os.Getenv("SCREENSHOTS")
-	if folder == "" {
-		folder = t.TempDir()
-	}
 	args, _ := shortRun(t)
 	dir := t.TempDir()
 	runs := filepath.Join(dir, "runs")
@@ -64,7 +57,7 @@ func TestPageOfARealRun(t *testing.T) {
 		for word, look := range map[string]browser.Look{"desktop-light": browser.Desktop(false), "desktop-dark": browser.Desktop(true), "phone-light": browser.Phone(false), "phone-dark": browser.Phone(true)} {
 			p.As(look)
 			p.Until("it is drawn", "new Promise(f => requestAnimationFrame(() => requestAnimationFrame(() => f(true))))")
-			p.Picture(folder, what+"-"+word)
+			p.Picture(what+"-"+word)
 		}
 		p.As(browser.Desktop(false))
 	}

@@ -25,11 +25,19 @@ func (a *Account) Hear(e Event) {
 		a.view(*e.View)
 	case e.Story != nil && e.Story.Topic == "size":
 		a.goodput.Change(e.Time)
-	case e.Start != nil && !a.hurt && !a.last.IsZero() && e.Time.After(a.last): // it stood still because somebody wanted that
-		a.goodput.Planned(e.Time.Sub(a.last))
-		a.goodput.Disturb()
-		a.last = e.Time
+	case e.Start != nil:
+		a.Resume(e.Time)
 	}
+}
+
+// Resume notes that a run goes on at the given time: unless a fault was the reason, it stood still because somebody wanted that.
+func (a *Account) Resume(at time.Time) {
+	if a.hurt || a.last.IsZero() || !at.After(a.last) {
+		return
+	}
+	a.goodput.Planned(at.Sub(a.last))
+	a.goodput.Disturb()
+	a.last = at
 }
 
 func (a *Account) reach(update int, at time.Time) {

@@ -39,10 +39,8 @@ type told struct {
 	workers     map[uint64]*Worker
 	members     []metrics.ViewMember
 
-	goodput  metrics.Goodput
-	measured bool                   // goodput has a step
+	account  metrics.Account
 	reported *metrics.GoodputReport // by the run itself
-	rests    time.Time              // since when the run rests because somebody asked; zero: it does not
 	damaged  int                    // lines that are no events
 }
 
@@ -165,7 +163,10 @@ func before(a, b metrics.Event) bool {
 func (b *book) take(e metrics.Event) {
 	was := b.run.told
 	b.run.take(e)
-	b.rest(was, e.Time)
+	if (was == "paused" || was == "queued") && b.run.told == "running" {
+		b.account.Resume(e.Time) // somebody asked for the pause
+	}
+	b.account.Hear(e)
 	switch {
 	case e.Start != nil:
 		if len(e.Start.Job) > 0 {
@@ -181,7 +182,6 @@ func (b *book) take(e metrics.Event) {
 		b.epochs = put(b.epochs, *e.Epoch, func(a metrics.Epoch) int { return a.Update })
 	case e.Validation != nil:
 		b.validations = put(b.validations, *e.Validation, func(a metrics.Validation) int { return a.Update })
-		b.goodput.Planned(seconds(e.Validation.Seconds))
 	case e.Worker != nil:
 		b.worker(*e.Worker, e.Time)
 	case e.Goodput != nil:
@@ -193,28 +193,8 @@ func (b *book) take(e metrics.Event) {
 	case e.View != nil:
 		b.view(*e.View)
 		b.tell(e)
-	case e.Leader != nil:
-		if e.Leader.Previous != "" {
-			b.goodput.Fault(seconds(e.Leader.Seconds))
-		}
+	case e.Leader != nil, e.Fault != nil, e.Story != nil, e.Summary != nil:
 		b.tell(e)
-	case e.Fault != nil, e.Story != nil, e.Summary != nil:
-		b.tell(e)
-	}
-}
-
-// rest takes a pause that a person asked for out of the time that goodput divides by.
-func (b *book) rest(was string, now time.Time) {
-	is := b.run.told
-	resting := is == "paused" || is == "queued"
-	switch {
-	case resting && b.rests.IsZero() && was != is:
-		b.rests = now
-	case !resting && !b.rests.IsZero():
-		if b.measured && now.After(b.rests) {
-			b.goodput.Planned(now.Sub(b.rests))
-		}
-		b.rests = time.Time{}
 	}
 }
 
@@ -249,8 +229,6 @@ func put[T any](all []T, v T, update func(T) int) []T {
 }
 
 func (b *book) step(s metrics.Step, at time.Time) {
-	b.goodput.Step(s.Update, max(b.run.Workers, 1), at)
-	b.measured = true
 	if i, ok := b.stepAt[s.Update]; ok {
 		b.steps[i], b.times[i] = s, at
 		return
@@ -260,14 +238,6 @@ func (b *book) step(s metrics.Step, at time.Time) {
 }
 
 func (b *book) view(v metrics.View) {
-	switch {
-	case v.RecoverSeconds > 0:
-		b.goodput.Recovered(seconds(v.RecoverSeconds))
-	case v.Warning:
-		b.goodput.Fault(seconds(v.DetectSeconds))
-	default:
-		b.goodput.Disturb()
-	}
 	if len(v.Members) == 0 { // nobody, or the view was over before anybody could ask who: then the next one tells
 		return
 	}
@@ -317,16 +287,16 @@ func (b *book) crew(d Detail) []Worker {
 	return all
 }
 
-// report is the goodput by now; nil before there was a step.
+// report is the goodput by now; nil before there are two steps.
 func (b *book) report() *metrics.GoodputReport {
-	if b.reported != nil || !b.measured {
+	if b.reported != nil {
 		return b.reported
 	}
-	r := b.goodput.Report(*b.run.Newest)
-	return &r
+	if r := b.account.Report(); r.WallSeconds > 0 {
+		return &r
+	}
+	return nil
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // jobFile is the name of a run's specification.
 const jobFile = "job.yaml"

@@ -42,9 +42,16 @@ type Page struct {
 	complaint []string
 }
 
-// Open starts a browser that ends with the test. Without Chromium the test is skipped.
+// folder is the variable of the environment that names where pictures of pages go; without it nobody wants to look.
+const folder = "SCREENSHOTS"
+
+// Open starts a browser that ends with the test. The test is skipped where nobody asked for it, since it takes long, and
+// where there is no Chromium.
 func Open(t testing.TB) context.Context {
 	t.Helper()
+	if os.Getenv(folder) == "" {
+		t.Skip("pages are looked at by make web-check, or with SCREENSHOTS=FOLDER")
+	}
 	program := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -192,17 +199,18 @@ func (p *Page) Click(selector string) {
 	p.do("click "+selector, chromedp.Click(selector))
 }
 
-// Picture keeps the whole page as FOLDER/NAME.png.
-func (p *Page) Picture(folder, name string) {
+// Picture keeps the whole page as NAME.png.
+func (p *Page) Picture(name string) {
 	p.t.Helper()
+	dir := os.Getenv(folder)
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
 	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
 	if err == nil {
-		err = os.MkdirAll(folder, 0o755)
+		err = os.MkdirAll(dir, 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, name+".png"), png, 0o644)
+		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
 	}
 	if err != nil {
 		p.t.Fatalf("take a picture: %v", err)

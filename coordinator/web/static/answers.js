@@ -58,7 +58,7 @@ function health(run, work) {
   if (quiet > quietFor && !work) return { question, answer: `Silent for ${span(quiet)}`, kind: 'warn', detail: story };
   const recovered = last && run.story.some(e => e.view?.recover_seconds && e.view.number >= last.view.number);
   if (last && !recovered && ago(last.time) < 60) return { question, answer: 'Recovering', kind: 'warn', detail: last.view.reason };
-  const goodput = run.goodput?.wall_seconds > 0 ? `goodput ${percent(100 * run.goodput.share, 0)}; ` : '';
+  const goodput = run.goodput?.step_seconds > 0 ? `goodput ${percent(100 * run.goodput.share, 0)}; ` : '';
   return { question, answer: `Yes, ${times(run.workers, 'worker')}`, kind: 'good', detail: goodput + story };
 }
 

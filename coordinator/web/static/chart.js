@@ -20,12 +20,12 @@ export class Chart {
     this.data = null;
     this.plotBox.addEventListener('keydown', e => this.walk(e));
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.draw());
-    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.plotBox);
+    new ResizeObserver(() => this.plot?.setSize(this.size())).observe(this.plotBox); // draws, and so rests
     this.show();
   }
 
   size() {
-    return { width: Math.max(this.plotBox.clientWidth, 120), height: 220 };
+    return { width: Math.max(this.plotBox.clientWidth, 120), height: 200 };
   }
 
   // set shows columns: places on the axis, then values of each series; null where there is none.
@@ -62,13 +62,13 @@ export class Chart {
         })),
       ],
       axes: [
-        { ...axis, values: (_, all) => all.map(o.tick), space: 60, ...(o.whole && { incrs: wholes }) },
-        { ...axis, values: (_, all) => all.map(o.value), size: o.gutter ?? 56 },
+        { ...axis, values: (_, all) => all.map(o.tick), space: 60, size: 32, ...(o.whole && { incrs: wholes }) },
+        { ...axis, size: o.gutter ?? 56 },
       ],
       scales: { x: { time: false }, y: { range: (u, low, high) => range(low, high, o.from) } },
       cursor: { y: false, drag: { x: true, y: false }, points: { size: 7 } },
       legend: { live: true },
-      hooks: { setCursor: [u => { if (u.cursor.idx == null) this.rest(); }] },
+      hooks: { setCursor: [u => { if (u.cursor.idx == null) this.rest(); }], draw: [() => queueMicrotask(() => this.rest())] },
     }, this.data, this.plotBox);
     this.rest();
     this.describe();

@@ -73,7 +73,7 @@ function result(s) {
     el('td', { class: 'num' }, s.epochs ? `${s.epoch_list.length}/${s.epochs}` : dash),
     el('td', { class: 'num' }, mean.seconds > 0 ? figure(mean.images / mean.seconds) : dash),
     el('td', { class: 'num' }, s.began && s.newest ? span((new Date(s.newest) - new Date(s.began)) / 1000) : dash),
-    el('td', { class: 'num' }, s.goodput ? percent(100 * s.goodput.share, 1) : dash),
+    el('td', { class: 'num' }, s.goodput?.step_seconds > 0 ? percent(100 * s.goodput.share, 1) : dash),
     el('td', { class: 'num' }, count(s.faults)));
 }
 

@@ -96,9 +96,9 @@ export function link(state, words) {
 // on names what to do by the event's name; back is called when the server answers again.
 export function follow(address, on, back = () => {}) {
   let source, last = '', ended = false, retry;
-  const lost = words => {
+  const lost = (words, kind = 'lost') => {
     source.close();
-    link('lost', words);
+    link(kind, words);
     clearTimeout(retry);
     retry = setTimeout(again, 1500);
   };
@@ -119,7 +119,7 @@ export function follow(address, on, back = () => {}) {
     source.onerror = () => { if (!ended) lost('connection lost, trying again'); };
     source.addEventListener('end', () => {
       ended = true;
-      lost('mp has ended: this is how it was');
+      lost('mp has ended: this is how it was', 'ended');
     });
     for (const [name, f] of Object.entries(on)) {
       source.addEventListener(name, e => {
@@ -148,4 +148,4 @@ export const stateWords = {
 
 export const pill = state => el('span', { class: `pill ${state}` }, stateWords[state] ?? state);
 
-export const foot = (version, folder) => text($('foot'), `mp ${version ?? ''}${folder ? `, runs of ${folder}` : ''}. Everything on this page comes from the run's own files and its coordinator.`);
+export const foot = (version, folder) => text($('foot'), `mp${version ? ` ${version}` : ''}${folder ? `, runs of ${folder}` : ''}. Everything on this page comes from the run's own files and its coordinator.`);

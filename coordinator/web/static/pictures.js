@@ -38,7 +38,7 @@ function order(tag) {
 
 function figure(box, tag, address) {
   const k = { list: [], at: -1, address };
-  k.image = el('img', { alt: '', loading: 'lazy' });
+  k.image = el('img', { alt: '' });
   k.open = el('a', {}, k.image);
   k.caption = el('figcaption', {});
   k.slider = el('input', { type: 'range', min: 0, step: 1 });

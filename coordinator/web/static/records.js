@@ -11,8 +11,8 @@ export function showGoodput(run) {
   }
   const item = (name, value, more) => el('div', {}, el('dt', {}, name), el('dd', {}, value, more && el('small', {}, more)));
   put($('goodput'), el('dl', { class: 'figures' },
-    item('Goodput', percent(100 * g.share, 1), 'time that counted, of the time that passed'),
-    item('Steps that count', count(g.committed_steps), g.step_seconds > 0 ? `${span(g.step_seconds)} each, undisturbed` : 'none was undisturbed yet'),
+    item('Goodput', g.step_seconds > 0 ? percent(100 * g.share, 1) : dash, g.step_seconds > 0 ? 'time that counted, of the time that passed' : 'too few undisturbed steps to tell'),
+    item('Steps that count', count(g.committed_steps), g.step_seconds > 0 ? `${span(g.step_seconds)} each, undisturbed` : 'each update counts once'),
     item('Time', span(g.wall_seconds), 'without validation and pauses'),
     item('Faults', count(g.faults), g.faults === 0 ? 'none' : g.detect_median > 0 ? `noticed after ${span(g.detect_median)}, 99 % within ${span(g.detect_p99)}` : 'noticed at once'),
     item('Back to work', g.recover_median > 0 ? span(g.recover_median) : dash, g.recover_median > 0 ? `from the notice to the next step; 99 % within ${span(g.recover_p99)}` : 'no fault was recovered from')));
