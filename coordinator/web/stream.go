@@ -15,7 +15,6 @@ import (
 const (
 	maxStreams   = 256              // at once
 	maxBatch     = 256 << 10        // bytes of lines that are read before they are written
-	takeWithin   = 20 * time.Second // a browser that takes nothing for so long is left: it can come back where it was
 	aliveEvery   = 10 * time.Second // a sign of life where there is nothing to tell
 	stateEvery   = 300 * time.Millisecond
 	retryAfterMS = 1000
@@ -26,6 +25,7 @@ const (
 type outlet struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	within  time.Duration // takeWithin
 	text    bytes.Buffer
 	spoke   time.Time
 }
@@ -41,7 +41,7 @@ func (s *Server) openOutlet(w http.ResponseWriter) (*outlet, func(), error) {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	o := &outlet{w: w, control: http.NewResponseController(w)}
+	o := &outlet{w: w, control: http.NewResponseController(w), within: s.takeWithin}
 	fmt.Fprintf(&o.text, "retry: %d\n\n", retryAfterMS)
 	return o, func() { s.live.streams.Add(-1) }, nil
 }
@@ -62,7 +62,7 @@ func (o *outlet) flush() error {
 		}
 		o.text.WriteString(": still here\n\n")
 	}
-	if err := o.control.SetWriteDeadline(time.Now().Add(takeWithin)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := o.control.SetWriteDeadline(time.Now().Add(o.within)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	_, err := o.w.Write(o.text.Bytes())

@@ -75,6 +75,8 @@ type Server struct {
 	live    *live
 	login   *login
 
+	takeWithin time.Duration // a browser that takes nothing for so long is left: it can come back where it was
+
 	closing   chan struct{}
 	closeOnce sync.Once
 }
@@ -92,7 +94,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: c, log: c.Logger, shelf: newShelf(c.Runs), jobs: newJobCache(c.Jobs, c.LookEvery), live: newLive(), login: newLogin(c.Token),
-		closing: make(chan struct{}),
+		takeWithin: 20 * time.Second, closing: make(chan struct{}),
 	}
 	pages, err := newPages()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -621,6 +622,42 @@ func TestASlowReaderKeepsNothing(t *testing.T) {
 	leave()
 	if len(s.live.watchers) != 0 {
 		t.Errorf("who left is still known: %v", s.live.watchers)
+	}
+}
+
+// A browser that takes nothing is left, and costs one batch until then.
+func TestAReaderThatTakesNothingIsLeft(t *testing.T) {
+	runs := t.TempDir()
+	dir := filepath.Join(runs, "run")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	line := `{"time":"2026-01-02T03:04:05Z","kind":"story","story":{"topic":"x","text":"` + strings.Repeat("y", 60<<10) + "\"}}\n"
+	write(t, filepath.Join(dir, metrics.EventsFile), strings.Repeat(line, 400)) // 24 MB: more than the kernel holds
+	s, err := New(Config{Runs: runs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.takeWithin = 50 * time.Millisecond
+	ended := make(chan struct{})
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		s.ServeHTTP(w, r)
+	}))
+	defer h.Close()
+	c, err := net.Dial("tcp", h.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET /api/runs/run/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the stream still waits for a browser that takes nothing")
+	}
+	if n := s.live.streams.Load(); n != 0 {
+		t.Errorf("%d streams are counted, want 0", n)
 	}
 }
 

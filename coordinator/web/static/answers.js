@@ -71,9 +71,16 @@ function end(run) {
     const words = { paused: 'When it goes on', draining: 'When it goes on', failed: 'Not', cancelled: 'Not', stopped: 'When it goes on' };
     return { question, answer: words[run.state] ?? 'Not known yet', detail: run.updates ? `${count(run.updates - run.update)} updates are left` : '' };
   }
-  const left = Math.max(run.step.eta_seconds - (Date.now() - new Date(run.step_time)) / 1000, 0);
+  const left = remaining(run);
   if (run.update >= run.updates) return { question, answer: 'In a moment', detail: 'all updates are done; validating and saving' };
   return { question, answer: `In ${span(left)}`, detail: `about ${moment(new Date(Date.now() + 1000 * left))}; ${speed}` };
+}
+
+// remaining is what the newest step said, less the time since, but not less than the steps that are left take: a validation may
+// be under way.
+function remaining(run) {
+  const since = (Date.now() - new Date(run.step_time)) / 1000;
+  return Math.max(run.step.eta_seconds - since, (run.updates - run.update) * (stepSeconds(run) ?? 0), 0);
 }
 
 // stepSeconds is how long a step takes: as measured undisturbed or, before that, at the newest speed.
