@@ -104,7 +104,7 @@ func freeAddress() (string, error) {
 func (f *fleet) startNode(n *node) error {
 	folder := filepath.Join(f.dir, n.id)
 	args := []string{"coordinator", "--id", n.id, "--listen", n.address, "--data-dir", filepath.Join(folder, "data"), "--runs", filepath.Join(folder, "runs"),
-		"--nats", f.nats, "--min-workers", strconv.Itoa(max(f.minWorkers, 1)), "--fail-after", f.failAfter.String()}
+		"--nats", f.nats, "--http", httpNone, "--min-workers", strconv.Itoa(max(f.minWorkers, 1)), "--fail-after", f.failAfter.String()}
 	if len(f.nodes) > 1 {
 		var peers []string
 		for _, p := range f.nodes {

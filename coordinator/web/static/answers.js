@@ -69,7 +69,7 @@ function end(run) {
   if (run.state === 'done') return { question, answer: 'Done', kind: 'good', detail: `after ${span(took)}, at ${moment(new Date(run.newest))}` };
   if (run.state !== 'running' || !run.step) {
     const words = { paused: 'When it goes on', draining: 'When it goes on', failed: 'Not', cancelled: 'Not', stopped: 'When it goes on' };
-    return { question, answer: words[run.state] ?? 'Not known yet', detail: run.updates ? `${count(run.updates - run.update)} updates are left` : '' };
+    return { question, answer: words[run.state] ?? 'Not known yet', detail: run.updates ? run.update < run.updates ? `${times(run.updates - run.update, 'update')} to go` : 'all updates are done' : '' };
   }
   const left = remaining(run);
   if (run.update >= run.updates) return { question, answer: 'In a moment', detail: 'all updates are done; validating and saving' };

@@ -63,7 +63,7 @@ export class Chart {
       ],
       axes: [
         { ...axis, values: (_, all) => all.map(o.tick), space: 60, size: 32, ...(o.whole && { incrs: wholes }) },
-        { ...axis, size: o.gutter ?? 56 },
+        { ...axis, size: o.gutter ?? 56, values: (_, all, axisIndex, space, step) => ticks(all, step) },
       ],
       scales: { x: { time: false }, y: { range: (u, low, high) => range(low, high, o.from) } },
       cursor: { y: false, drag: { x: true, y: false }, points: { size: 7 } },
@@ -123,6 +123,13 @@ export class Chart {
 
 // wholes are the distances between ticks where places are whole numbers.
 const wholes = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap(p => [1, 2, 5].map(n => n * 10 ** p));
+
+// ticks writes the values of an axis with as many digits as tell them apart.
+function ticks(all, step) {
+  let digits = 0;
+  while (digits < 8 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
+  return all.map(v => v == null ? null : Math.abs(v) >= 1000 && digits === 0 ? count(v) : v.toFixed(digits));
+}
 
 // range leaves a little room; from widens it to what must be seen.
 function range(low, high, from) {
