@@ -39,6 +39,7 @@ func tell(sink metrics.Sink) {
 		sink.Emit(e)
 	}
 	emit(0, metrics.Event{View: &metrics.View{Number: 3, Members: make([]metrics.ViewMember, 2)}})
+	emit(0, metrics.Event{Start: &metrics.Start{}})
 	for update := 10; update <= 100; update += 10 {
 		emit(2*time.Second, metrics.Event{Step: &metrics.Step{Epoch: 1, Epochs: 9, Update: update, Loss: 4.5, LearningRate: .1, ImagesPerSecond: 320, GradientNorm: 2, DataWait: .25, MemoryBytes: 1 << 20, ETASeconds: 60}})
 	}
@@ -74,7 +75,7 @@ func TestACoordinatorsNumbers(t *testing.T) {
 	defer server.Close()
 	text := scrape(t, server.URL)
 	for _, line := range []string{
-		`mp_steps_total{run="job-2"} 100`, `mp_step_seconds_count{run="job-2"} 9`,
+		`mp_steps_total{run="job-2"} 110`, `mp_step_seconds_count{run="job-2"} 9`,
 		`mp_detect_seconds_sum{run="job-2"} 0.5`, `mp_recover_seconds_count{run="job-2"} 1`, `mp_faults{run="job-2"} 1`,
 		`mp_update{run="job-2"} 110`, `mp_epoch{run="job-2"} 2`, `mp_training_loss{run="job-2"} 4`, `mp_gradient_norm{run="job-2"} 2`,
 		`mp_accuracy_ratio{run="job-2",split="train",top="1"} 0.125`, `mp_accuracy_ratio{run="job-2",split="val",top="5"} 0.75`,
@@ -125,7 +126,7 @@ func TestAWorkersNumbers(t *testing.T) {
 	for _, line := range []string{
 		"mp_worker_joined 1", "mp_worker_identity 12", `mp_worker_phase{phase="computing"} 1`, "mp_worker_update 40", "mp_worker_view 2", "mp_worker_beats_total 99",
 		"mp_worker_own_memory_bytes 5", "mp_worker_own_shard_seconds 0.5", "mp_worker_own_arrival_skew_seconds 0.25", "mp_worker_own_step_seconds 2",
-		`mp_steps_total{run="job-1"} 100`,
+		`mp_steps_total{run="job-1"} 110`,
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s", line)

@@ -89,7 +89,8 @@ type run struct {
 	n       runNumbers
 	job     string
 	account metrics.Account
-	last    metrics.Step // the newest that was told
+	last    metrics.Step // the newest that was told, or where the run began or went on
+	known   bool         // last is something
 	at      time.Time    // when
 	faults  int
 }
@@ -119,6 +120,8 @@ func (r *run) Emit(e metrics.Event) {
 		set(r.n.goodput, g.Share)
 	}
 	switch {
+	case e.Start != nil:
+		r.last, r.known = metrics.Step{Update: e.Start.Update}, true
 	case e.Step != nil:
 		r.step(e.Time, *e.Step, set)
 	case e.Epoch != nil:
@@ -162,13 +165,13 @@ type setter func(v *client.GaugeVec, value float64, more ...string)
 
 // step shows a reported step.
 func (r *run) step(at time.Time, s metrics.Step, set setter) {
-	if gained := s.Update - r.last.Update; gained > 0 && r.last.Update > 0 {
+	if gained := s.Update - r.last.Update; gained > 0 && r.known {
 		r.n.steps.WithLabelValues(r.job).Add(float64(gained))
 		if s.Epoch == r.last.Epoch { // no validation in between
 			r.n.stepSeconds.WithLabelValues(r.job).Observe(at.Sub(r.at).Seconds() / float64(gained))
 		}
 	}
-	r.last, r.at = s, at
+	r.last, r.at, r.known = s, at, true
 	set(r.n.update, float64(s.Update))
 	set(r.n.epoch, float64(s.Epoch))
 	set(r.n.epochs, float64(s.Epochs))
