@@ -24,7 +24,7 @@ func strategies() []string {
 }
 
 // adversarial is s, trained against attacks of few steps.
-func adversarial(t *testing.T, s job.Spec, strategy string) job.Spec {
+func adversarial(t testing.TB, s job.Spec, strategy string) job.Spec {
 	t.Helper()
 	d, err := job.Default(job.Spec{Model: s.Model, Adversarial: strategy})
 	if err != nil {

@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mp/data"
 	"mp/job"
 	"mp/metrics"
+	"mp/model"
 	"mp/ops"
 )
 
@@ -168,5 +170,64 @@ func TestPicturesFitIntoAMessage(t *testing.T) {
 	tile := data.Tile{Pixels: make([]byte, 3*8*8), Side: 8}
 	if _, err := within(data.Sheet{Tiles: []data.Tile{tile, tile}}, 1, 10); err == nil || !strings.Contains(err.Error(), "of one image") {
 		t.Errorf("no picture fits: got %v, want an error that says so", err)
+	}
+}
+
+// What the pictures of an epoch cost beside the validation of 100 images, in one run: of SimpleNet, 128 pixels.
+func BenchmarkPictures(b *testing.B) {
+	p := packs(b)
+	for _, strategy := range []string{job.AdversarialNone, job.AdversarialFGSMRS} {
+		b.Run(strategy, func(b *testing.B) {
+			s := short(b, job.ModelSimpleNet, 1)
+			s.ImageSize = "128"
+			if strategy != job.AdversarialNone {
+				s = adversarial(b, s, strategy)
+			}
+			device, err := ops.OpenDevice(ops.DeviceConfig{GPU: ops.CPU, Threads: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer device.Close()
+			w, err := New(b.Context(), Config{Spec: s, Train: p[0], Val: p[1], Directory: b.TempDir(), Device: device, Sink: &told{}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer w.Close()
+			r := w.engine.replica
+			r.at.Validated = 1
+			images, err := NewImages(p[1], ImageConfig{Batch: 10, Scale: s.Scale, Interpolation: s.Interpolation, ChannelsLast: s.ChannelsLast})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer images.Close()
+			batch, err := images.Next(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			var looked, drawn, validated time.Duration
+			for b.Loop() {
+				at := time.Now()
+				found, err := r.look(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				looked += time.Since(at)
+				at = time.Now()
+				if _, err := found.draw(r); err != nil {
+					b.Fatal(err)
+				}
+				drawn += time.Since(at)
+				at = time.Now()
+				for range 10 {
+					if _, err := (Evaluation{Device: device, Models: []*model.Model{r.model}}).Logits(b.Context(), batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+				validated += time.Since(at)
+			}
+			for name, took := range map[string]time.Duration{"look-ms": looked, "draw-ms": drawn, "100images-ms": validated} {
+				b.ReportMetric(float64(took.Milliseconds())/float64(b.N), name)
+			}
+		})
 	}
 }

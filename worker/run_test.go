@@ -24,7 +24,7 @@ func (decoder) Decode(jpegs [][]byte, dst []byte) []error { return pixel.Decode(
 type packPair [2]*data.Pack
 
 // packs paints a small data set and packs it; its last batch of an epoch is not full.
-func packs(t *testing.T) packPair {
+func packs(t testing.TB) packPair {
 	t.Helper()
 	dir := t.TempDir()
 	ctx := context.Background()
@@ -69,7 +69,7 @@ func (s stopAt) Emit(e metrics.Event) {
 const whileValidating = -1
 
 // short is a run of two epochs of six updates, with everything that could break its repetition.
-func short(t *testing.T, model string, shards int) job.Spec {
+func short(t testing.TB, model string, shards int) job.Spec {
 	t.Helper()
 	s, err := job.Default(job.Spec{Model: model})
 	if err != nil {

@@ -1,6 +1,7 @@
 package nats
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -212,4 +213,28 @@ func TestNewStreamIsRecordedFromItsBeginning(t *testing.T) {
 		stop()
 	}
 	wantRun(t, updates(readJSONL(t, dir, metrics.MetricsFile)), 0, 19)
+}
+
+// The largest picture that is allowed arrives, byte for byte, and so do all that waited for a recorder.
+func TestPicturesArrive(t *testing.T) {
+	t.Parallel()
+	server, _ := startServer(t, DefaultServerConfig(t.TempDir()))
+	sink := newSink(t, patient(server.URL(), "j", "1"))
+	png := make([]byte, metrics.MaxPictureBytes)
+	for i := range png {
+		png[i] = byte(i * i)
+	}
+	const pictures = 24
+	for i := range pictures {
+		sink.Emit(metrics.Event{Kind: metrics.KindPicture, Picture: &metrics.Picture{Tag: metrics.TagSaliency, Update: i, File: metrics.PictureFile(i, metrics.TagSaliency), PNG: png}})
+		within(t, "it is stored", func() bool { return streamState(t, server.URL()).Msgs == uint64(i+1) })
+	}
+	m := &memory{}
+	startRecorder(t, DefaultRecorderConfig(server.URL(), "test"), func(string) (metrics.Sink, error) { return m, nil })
+	within(t, "all are recorded", func() bool { return m.len() == pictures })
+	for i, e := range m.all() {
+		if e.Picture == nil || e.Picture.Update != i || !bytes.Equal(e.Picture.PNG, png) {
+			t.Fatalf("picture %d came back as another", i)
+		}
+	}
 }
