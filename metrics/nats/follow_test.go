@@ -44,7 +44,7 @@ func TestFollowerReadsAlong(t *testing.T) {
 	mine.Emit(metrics.Event{Time: time.Unix(1, 0), Kind: metrics.KindProgress, Progress: &metrics.Progressed{Title: "epoch 1", Done: 1, Total: 2}})
 	within(t, "progress passes by", func() bool { return got.len() == 611 })
 	server.kill()
-	server = startChild(t, "server", store)
+	startChild(t, "server", store)
 	emit(611, 700)
 	within(t, "it goes on behind a restart", func() bool { return got.len() == 701 })
 	wantRun(t, updates(got.all()), 1, 700)
