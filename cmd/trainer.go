@@ -83,6 +83,8 @@ func (t *trainer) lead(asked, ctx context.Context, h *hub) (trained, error) {
 		return trained{}, err
 	}
 	defer t.client.Close()
+	t.people.Emit(metrics.Event{Time: time.Now(), Kind: metrics.KindStory, Story: &metrics.Story{
+		Topic: "watch", Detail: true, Text: "from another terminal: mp watch --coordinator " + h.coordinator.Address()}})
 	crew, err := t.hire(h.coordinator.Address())
 	if err != nil {
 		return trained{}, err

@@ -63,6 +63,7 @@ type watcher struct {
 
 	events chan heard    // everything, in no order between sources
 	caught chan struct{} // a follower of NATS has handed on what was stored
+	news   chan struct{} // the job may have changed its state
 	out    metrics.Sink
 
 	read    map[int64]uint64 // newest event taken of each stream of NATS
@@ -83,7 +84,7 @@ func watch(ctx context.Context, e *env, o watchOptions, id string) error {
 	if err != nil {
 		return err
 	}
-	w := &watcher{env: e, o: o, id: id, log: e.logger(slog.LevelInfo), events: make(chan heard, 256), caught: make(chan struct{}, 16),
+	w := &watcher{env: e, o: o, id: id, log: e.logger(slog.LevelInfo), events: make(chan heard, 256), caught: make(chan struct{}, 16), news: make(chan struct{}, 1),
 		read: map[int64]uint64{}, crews: map[uint64][]metrics.ViewMember{}, speed: audience{Sink: metrics.Tee(nil)}}
 	w.at = mppb.ClientConfig{Addresses: all, Token: o.cluster.token}
 	if w.client, err = mppb.NewClient(w.at); err != nil {
@@ -223,6 +224,7 @@ func (w *watcher) ask(ctx context.Context, to chan<- *mppb.Job, cancel context.C
 	for {
 		select {
 		case <-tick.C:
+		case <-w.news: // the coordinator of mp train ends soon after its job
 		case <-ctx.Done():
 			return
 		}

@@ -90,6 +90,12 @@ func (w *watcher) listen(ctx context.Context, next uint64) error {
 			if !w.send(ctx, heard{Event: event}) {
 				return ctx.Err()
 			}
+			if e.Topic == "job" {
+				select {
+				case w.news <- struct{}{}:
+				default: // it is about to look
+				}
+			}
 		}
 	})
 	if ctx.Err() != nil {
