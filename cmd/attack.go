@@ -98,7 +98,7 @@ func newAttackCommand(e *env) *cobra.Command {
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, the number of a GPU, or auto")
 	f.IntVar(&o.threads, "threads", 0, "CPU threads of one operation; 0: as many as cores")
 	f.StringVar(&o.cluster.coordinator, "coordinator", "", "have a cluster's workers attack, beside what they train: coordinators, HOST:PORT with commas between; empty: on this machine")
-	f.StringVar(&o.cluster.token, "token", "", "secret that the coordinators and workers ask for; empty: none")
+	o.cluster.trust.add(f, tokenHelp)
 	f.DurationVar(&o.cluster.wait, "wait", 10*time.Second, "with --coordinator: how long to look for one that leads, and for workers where none is left")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		o.changed = c.Flags().Changed

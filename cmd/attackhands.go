@@ -8,6 +8,7 @@ import (
 	"mp/data"
 	"mp/mppb"
 	"mp/ops"
+	"mp/trust"
 	"mp/worker"
 	"mp/worker/errand"
 )
@@ -97,7 +98,8 @@ type manyHands struct {
 	client *mppb.Client
 	crowd  *errand.Crowd
 	pack   *data.Pack
-	own    bool // the pack was opened for this
+	own    bool   // the pack was opened for this
+	stop   func() // ends the renewal of a certificate; nil: not begun
 }
 
 // newManyHands prepares what workers are handed. Images that were not packed yet are: workers know images by their pack.
@@ -115,7 +117,7 @@ func newManyHands(ctx context.Context, e *env, r *attackRun, dir string) (_ *man
 	} else {
 		h.own, r.source = true, packPictures{h.pack}
 	}
-	c := errand.CrowdConfig{Token: o.cluster.token, Version: version(), Pack: h.pack, Precision: o.precision, Threads: o.intraOp(), Wait: o.cluster.wait, Logger: e.logger(slog.LevelWarn)}
+	c := errand.CrowdConfig{Version: version(), Pack: h.pack, Precision: o.precision, Threads: o.intraOp(), Wait: o.cluster.wait, Logger: e.logger(slog.LevelWarn)}
 	for _, path := range o.networks() {
 		n, err := worker.ReadNetwork(path, o.model)
 		if err != nil {
@@ -123,15 +125,23 @@ func newManyHands(ctx context.Context, e *env, r *attackRun, dir string) (_ *man
 		}
 		c.Networks = append(c.Networks, n)
 	}
-	if h.client, err = o.cluster.client(); err != nil {
+	who, err := o.cluster.identity(ctx)
+	if err != nil {
 		return nil, err
 	}
-	c.Client = h.client
+	h.stop = renewed(who, c.Logger)
+	if h.client, err = o.cluster.clientOf(who); err != nil {
+		return nil, err
+	}
+	c.Client, c.Token, c.Dial = h.client, o.cluster.trust.secret(who), towards(who, trust.Worker)
 	h.crowd, err = errand.NewCrowd(c)
 	return h, err
 }
 
 func (h *manyHands) close() {
+	if h.stop != nil {
+		h.stop()
+	}
 	if h.client != nil {
 		h.client.Close()
 	}

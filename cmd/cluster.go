@@ -2,10 +2,13 @@ package cmd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,18 +20,49 @@ import (
 	"mp/metrics"
 	"mp/metrics/nats"
 	"mp/mppb"
+	"mp/trust"
 )
 
-// natsSinks returns what makes the sink of a worker's events of a job: NATS where the coordinator names one. Credentials is
-// a file, or empty where the URL has what the server asks for.
-func natsSinks(credentials string, log *slog.Logger) func(url, job string, worker uint64) (metrics.Sink, error) {
+// ownNATS begins the URL of a coordinator's NATS server that knows its clients by the cluster's certificates, instead of tls://,
+// with which a server of others begins.
+const ownNATS = "mp+tls://"
+
+// natsAccess is how NATS is reached.
+type natsAccess struct {
+	file  string          // credentials; empty: the URL has what the server asks for
+	trust *trust.Identity // for a coordinator's own server; nil: plain TCP
+}
+
+// sink makes the sink of somebody's events of a job, at the URL that coordinators tell their workers.
+func (a natsAccess) sink(url, job, worker string, log *slog.Logger) (metrics.Sink, error) {
+	c := nats.DefaultSinkConfig(url, job, worker)
+	c.Credentials.File, c.Logger = a.file, log
+	var err error
+	if c.URL, c.TLS, err = a.server(url); err != nil {
+		return nil, err
+	}
+	return nats.NewSink(c)
+}
+
+// server is a URL as NATS knows it, with the configuration for certificates of the cluster's own.
+func (a natsAccess) server(url string) (string, *tls.Config, error) {
+	rest, ours := strings.CutPrefix(url, ownNATS)
+	switch {
+	case !ours:
+		return url, nil, nil
+	case a.trust == nil:
+		return "", nil, errors.New("the coordinators' NATS server wants a certificate, and this process speaks no TLS")
+	}
+	return "tls://" + rest, a.trust.Dialing(trust.Coordinator), nil
+}
+
+// natsSinks returns what makes the sink of a worker's events of a job: NATS where the coordinator names one.
+func natsSinks(a natsAccess, log *slog.Logger) func(url, job string, worker uint64) (metrics.Sink, error) {
 	return func(url, job string, worker uint64) (metrics.Sink, error) {
 		if url == "" {
 			return metrics.NewFanout(), nil
 		}
-		c := nats.DefaultSinkConfig(url, job, strconv.FormatUint(worker, 10))
-		c.Credentials.File, c.Logger = credentials, log
-		return nats.NewSink(c)
+		return a.sink(url, job, strconv.FormatUint(worker, 10), log)
 	}
 }
 
@@ -38,20 +72,20 @@ const defaultCoordinator = "127.0.0.1:7070"
 // clusterFlags are how a verb finds a cluster.
 type clusterFlags struct {
 	coordinator string
-	token       string
+	trust       trustFlags
 	wait        time.Duration
 }
 
 func (f *clusterFlags) add(c *cobra.Command) {
 	flags := c.Flags()
 	flags.StringVar(&f.coordinator, "coordinator", defaultCoordinator, "coordinators, HOST:PORT with commas between; one that answers is enough")
-	flags.StringVar(&f.token, "token", "", "secret that the coordinators ask for; empty: none")
+	f.trust.add(flags, tokenHelp)
 	flags.DurationVar(&f.wait, "wait", 10*time.Second, "how long to look for a coordinator that leads")
 }
 
 // ask makes a call to the cluster's leader, again where the leader has changed, until it answers or --wait is over.
 func (f *clusterFlags) ask(ctx context.Context, call func(context.Context, mppb.ClusterClient) error) error {
-	client, err := f.client()
+	client, err := f.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,16 +96,44 @@ func (f *clusterFlags) ask(ctx context.Context, call func(context.Context, mppb.
 }
 
 // client returns a client of the cluster; the caller closes it.
-func (f *clusterFlags) client() (*mppb.Client, error) {
+func (f *clusterFlags) client(ctx context.Context) (*mppb.Client, error) {
+	who, err := f.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return f.clientOf(who)
+}
+
+// identity is who this process is for the cluster; nil where that speaks no TLS.
+func (f *clusterFlags) identity(ctx context.Context) (*trust.Identity, error) {
 	all, err := addresses(f.coordinator)
 	if err != nil {
 		return nil, err
 	}
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: all, Token: f.token})
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	return f.trust.identity(ctx, hostName(), all, nil, nil, trust.Client, trust.Viewer)
+}
+
+// clientOf returns a client for an identity that is known; the caller closes it.
+func (f *clusterFlags) clientOf(who *trust.Identity) (*mppb.Client, error) {
+	all, err := addresses(f.coordinator)
+	if err != nil {
+		return nil, err
+	}
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: all, Token: f.trust.secret(who), Dial: towards(who, trust.Coordinator)})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", job.ErrConfig, err)
 	}
 	return client, nil
+}
+
+// towards is how others of a role are reached; nil: by plain TCP.
+func towards(who *trust.Identity, role trust.Role) func(context.Context, string) (net.Conn, error) {
+	if who == nil {
+		return nil
+	}
+	return who.Over(trust.DialTCP, role)
 }
 
 // askLeader calls f until a leader answers or ctx ends.

@@ -25,6 +25,7 @@ type coordinatorOptions struct {
 	natsCreds string
 	natsPort  string
 	monitor   string
+	trust     trustFlags
 	web       webFlags
 	page      webOptions // what web says
 }
@@ -56,7 +57,8 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 	f.DurationVar(&o.config.FailAfter, "fail-after", d.FailAfter, "how long silence may last before somebody counts as gone; all other time-outs follow from it, see mp doctor")
 	f.BoolVar(&o.config.Dismiss, "dismiss", false, "let the workers go, with code 0, once every job has ended; otherwise they wait for the next one")
 	f.StringVar(&o.monitor, "monitor", "", monitorHelp)
-	f.StringVar(&o.config.Token, "token", "", "secret that workers and clients must know; empty: none")
+	o.trust.add(f, "the cluster's secret, the same on every coordinator; workers and clients have it or a join token; empty: none on this machine alone, and beyond it "+
+		"one is drawn and kept in --data-dir")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := o.complete(); err != nil {
 			return err
@@ -109,13 +111,13 @@ func parsePeers(list string) ([]coordinator.Peer, error) {
 type serving struct {
 	ID      string `json:"id"`
 	Address string `json:"address"`
-	NATS    string `json:"nats"` // empty: none
+	NATS    string `json:"nats"` // without its secret; empty: none
 	Web     string `json:"web"`  // the page; empty: none
 }
 
 // runCoordinator serves until ctx ends.
 func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
-	page, err := o.web.options(o.config.Token)
+	page, err := o.web.options(o.trust.shared())
 	if err != nil {
 		return err
 	}
@@ -128,6 +130,13 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 
 // coordinate is runCoordinator beside what a supervisor asks.
 func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, log *slog.Logger) error {
+	if err := o.config.Validate(); err != nil { // before others are asked for the secret
+		return err
+	}
+	base, err := layFoundation(ctx, &o, log)
+	if err != nil {
+		return err
+	}
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), natsListen: o.natsPort, log: log, archive: true,
 		web: o.page,
@@ -141,12 +150,14 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 		m.show(h.coordinator.Alive, h.numbers.Handler())
 		m.watch(h.coordinator.Ready)
 		if e.json {
-			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), h.natsURL, h.page}); err != nil {
+			if err := e.printJSON(serving{o.config.ID, h.coordinator.Address(), withoutUser(h.natsURL), h.page}); err != nil {
 				return err
 			}
 		} else {
-			fmt.Fprintf(e.human(), "%s  %s listens on %s; runs go to %s\n%10sworkers: mp worker --coordinator %s --data DIR; jobs: mp submit --coordinator %s\n",
-				time.Now().Format(time.TimeOnly), o.config.ID, h.coordinator.Address(), o.config.RunsDir, "", h.coordinator.Address(), h.coordinator.Address())
+			fmt.Fprintf(e.human(), "%s  %s listens on %s; runs go to %s\n", time.Now().Format(time.TimeOnly), o.config.ID, h.coordinator.Address(), o.config.RunsDir)
+			for _, line := range base.invitation(o.config, h.coordinator.Address()) {
+				fmt.Fprintf(e.human(), "%10s%s\n", "", line)
+			}
 			if h.page != "" {
 				fmt.Fprintf(e.human(), "%10sweb page: %s\n", "", h.page)
 			}

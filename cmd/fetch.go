@@ -53,7 +53,7 @@ func newFetchCommand(e *env) *cobra.Command {
 }
 
 func fetchRun(ctx context.Context, e *env, f clusterFlags, id, out string) (fetched, error) {
-	client, err := f.client()
+	client, err := f.client(ctx)
 	if err != nil {
 		return fetched{}, err
 	}

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"mp/metrics/nats"
 	"mp/metrics/prometheus"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // Words of --nats beside a URL.
@@ -46,7 +48,8 @@ type hub struct {
 	id          string // of the node
 	coordinator *coordinator.Coordinator
 	natsURL     string // empty: no NATS
-	natsFile    string // credentials for it; empty: the URL has them
+	nats        natsAccess
+	trust       *trust.Identity // who this node is; nil: plain TCP
 	runs        *runSinks
 	numbers     *prometheus.Registry // of the node, and of the runs that it records
 	recorder    *nats.Recorder       // nil: no NATS
@@ -93,7 +96,7 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	broken := func() { cancel(errBroken) }
 	var server, node, tale, record, page *part
 	var port net.Listener // the page's
-	h := &hub{id: c.coordinator.ID, natsFile: c.natsFile}
+	h := &hub{id: c.coordinator.ID, nats: natsAccess{c.natsFile, c.coordinator.Trust}, trust: c.coordinator.Trust}
 	// The reverse of the start: the coordinator may tell of its end, that is recorded and shown, and NATS goes last.
 	defer func() {
 		var told error
@@ -141,6 +144,9 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 	if h.natsURL != "" {
 		r := nats.DefaultRecorderConfig(h.natsURL, "mp-"+c.coordinator.ID)
 		r.Credentials.File, r.Logger = c.natsFile, c.log
+		if r.URL, r.TLS, err = h.nats.server(h.natsURL); err != nil {
+			return err
+		}
 		if h.recorder, err = nats.NewRecorder(r); err != nil {
 			return err
 		}
@@ -189,6 +195,13 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 		s.Listen = net.JoinHostPort(host, "0") // the same port at every start, if it is free
 	}
 	s.Credentials.Token = c.coordinator.Token
+	if h.trust != nil {
+		s.TLS = h.trust.Server(trust.Roles()...)
+		s.ReadOnly = func(c tls.ConnectionState) bool {
+			p, err := trust.PeerOf(c)
+			return err != nil || p.Role == trust.Client || p.Role == trust.Viewer
+		}
+	}
 	if name, _, err := net.SplitHostPort(c.coordinator.Advertised()); err == nil {
 		s.Advertise = name
 	}
@@ -203,6 +216,10 @@ func (h *hub) startNATS(ctx context.Context, c hubConfig, broken func()) (*part,
 		return p, context.Canceled // its own error is told at its end
 	case <-ctx.Done():
 		return p, ctx.Err()
+	}
+	if rest, ok := strings.CutPrefix(server.URL(), "tls://"); ok {
+		h.natsURL = ownNATS + rest
+		return p, nil
 	}
 	h.natsURL, err = withToken(server.URL(), c.coordinator.Token)
 	return p, err
@@ -238,6 +255,16 @@ func withToken(server, token string) (string, error) {
 	return u.String(), nil
 }
 
+// withoutUser is a URL without what stands before an @: it is for people and logs.
+func withoutUser(server string) string {
+	u, err := url.Parse(server)
+	if err != nil {
+		return "" // of several, or no URL: nothing of it is safe to show
+	}
+	u.User = nil
+	return u.String()
+}
+
 // syncWithin bounds how long the end of a run waits for its last metrics.
 const syncWithin = 5 * time.Second
 
@@ -252,7 +279,7 @@ func (h *hub) sync() {
 
 // client asks this node, wherever it listens.
 func (h *hub) client(token string) (*mppb.Client, error) {
-	return mppb.NewClient(mppb.ClientConfig{Addresses: []string{h.coordinator.Address()}, Token: token})
+	return mppb.NewClient(mppb.ClientConfig{Addresses: []string{h.coordinator.Address()}, Token: token, Dial: towards(h.trust, trust.Coordinator)})
 }
 
 // about finds what a job is, by its identity: in this node's own state, which is also there when the coordinator has ended, or

@@ -18,6 +18,7 @@ import (
 	"mp/job"
 	"mp/metrics"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // aHub is a coordinator node with everything, in a folder of the test's.
@@ -44,8 +45,26 @@ func linesOf(t *testing.T, path string) []metrics.Event {
 
 // What the cluster tells of a job and what its workers publish end up in the run's files, once, also over a restart.
 func TestHubKeepsStoriesAndMetrics(t *testing.T) {
-	c := aHub(t.TempDir())
-	c.coordinator.Token = "secret"
+	t.Run("with a token", func(t *testing.T) {
+		c := aHub(t.TempDir())
+		c.coordinator.Token = "secret"
+		keepsStoriesAndMetrics(t, c)
+	})
+	t.Run("in TLS", func(t *testing.T) {
+		c := aHub(t.TempDir())
+		a, err := trust.NewAuthority("the secret of this hub", time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.coordinator.Trust, err = a.Identity(trust.Party{Role: trust.Coordinator, Name: "hub"}); err != nil {
+			t.Fatal(err)
+		}
+		keepsStoriesAndMetrics(t, c)
+	})
+}
+
+func keepsStoriesAndMetrics(t *testing.T, c hubConfig) {
+	t.Helper()
 	s, err := job.Default(job.Spec{})
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +78,7 @@ func TestHubKeepsStoriesAndMetrics(t *testing.T) {
 	c.story = func(e *mppb.Event) { told = append(told, e.Text) }
 	for life := range 2 {
 		err := withHub(t.Context(), c, func(ctx context.Context, h *hub) error {
-			client, err := h.client("secret")
+			client, err := h.client(c.coordinator.Token)
 			if err != nil {
 				return err
 			}
@@ -77,7 +96,7 @@ func TestHubKeepsStoriesAndMetrics(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			sink, err := natsSinks("", c.log)(h.natsURL, "job-1", 3)
+			sink, err := natsSinks(h.nats, c.log)(h.natsURL, "job-1", 3)
 			if err != nil {
 				return err
 			}

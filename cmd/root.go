@@ -66,6 +66,7 @@ func verbs() []verb {
 		{groupCluster, newJobsCommand},
 		{groupCluster, newWatchCommand},
 		{groupCluster, newDeployCommand},
+		{groupCluster, newTokenCommand},
 		{groupFiles, newDataCommand},
 		{groupFiles, newCheckpointCommand},
 		{groupMeasure, newReportCommand},

@@ -60,7 +60,7 @@ func TestMonitorShowsNumbers(t *testing.T) {
 func TestHubShowsNumbers(t *testing.T) {
 	c := aHub(t.TempDir())
 	err := withHub(t.Context(), c, func(ctx context.Context, h *hub) error {
-		sink, err := natsSinks("", c.log)(h.natsURL, "job-1", 3)
+		sink, err := natsSinks(natsAccess{}, c.log)(h.natsURL, "job-1", 3)
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"mp/metrics"
-	"mp/metrics/nats"
 	"mp/mppb"
 )
 
@@ -118,9 +117,7 @@ func (t *storyteller) sink(job string) (metrics.Sink, error) {
 	if t.hub.natsURL == "" {
 		return t.hub.runs.sink(job)
 	}
-	c := nats.DefaultSinkConfig(t.hub.natsURL, job, storyWorker)
-	c.Credentials.File, c.Logger = t.hub.natsFile, t.log
-	return nats.NewSink(c)
+	return t.hub.nats.sink(t.hub.natsURL, job, storyWorker, t.log)
 }
 
 // close sends what is left and closes the sinks.

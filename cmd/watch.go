@@ -15,6 +15,7 @@ import (
 	"mp/job"
 	"mp/metrics"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // watchOptions is what `mp watch` is asked for.
@@ -58,6 +59,7 @@ type watcher struct {
 	o      watchOptions
 	at     mppb.ClientConfig
 	client *mppb.Client
+	nats   natsAccess
 	log    *slog.Logger
 	id     string
 
@@ -86,7 +88,13 @@ func watch(ctx context.Context, e *env, o watchOptions, id string) error {
 	}
 	w := &watcher{env: e, o: o, id: id, log: e.logger(slog.LevelInfo), events: make(chan heard, 256), caught: make(chan struct{}, 16), news: make(chan struct{}, 1),
 		read: map[int64]uint64{}, crews: map[uint64][]metrics.ViewMember{}, speed: audience{Sink: metrics.Tee(nil)}}
-	w.at = mppb.ClientConfig{Addresses: all, Token: o.cluster.token}
+	who, err := o.cluster.identity(ctx)
+	if err != nil {
+		return err
+	}
+	defer renewed(who, w.log)()
+	w.nats = natsAccess{o.natsCreds, who}
+	w.at = mppb.ClientConfig{Addresses: all, Token: o.cluster.trust.secret(who), Dial: towards(who, trust.Coordinator)}
 	if w.client, err = mppb.NewClient(w.at); err != nil {
 		return fmt.Errorf("%w: %w", job.ErrConfig, err)
 	}

@@ -194,7 +194,7 @@ func TestWatchGoesOnBehindARestartOfTheCoordinator(t *testing.T) {
 					return err
 				}
 			}
-			sink, err := natsSinks("", c.log)(h.natsURL, "job-1", 3)
+			sink, err := natsSinks(natsAccess{}, c.log)(h.natsURL, "job-1", 3)
 			if err != nil {
 				return err
 			}

@@ -167,9 +167,12 @@ func (w *watcher) follower(url string) (*nats.Follower, error) {
 	if w.env.verbose || w.env.json {
 		kinds = append(kinds, metrics.KindWorker, metrics.KindGoodput)
 	}
-	return nats.NewFollower(nats.FollowConfig{
-		URL: url, Credentials: nats.Credentials{File: w.o.natsCreds}, Job: w.id, Kinds: kinds, Logger: w.log,
-	})
+	c := nats.FollowConfig{Credentials: nats.Credentials{File: w.nats.file}, Job: w.id, Kinds: kinds, Logger: w.log}
+	var err error
+	if c.URL, c.TLS, err = w.nats.server(url); err != nil {
+		return nil, err
+	}
+	return nats.NewFollower(c)
 }
 
 // servers are the NATS servers of all coordinators that answer.
@@ -204,7 +207,7 @@ func (w *watcher) servers(ctx context.Context) []string {
 func (w *watcher) natsOf(ctx context.Context, node string) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{node}, Token: w.at.Token})
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{node}, Token: w.at.Token, Dial: w.at.Dial})
 	if err != nil {
 		return ""
 	}

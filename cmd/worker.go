@@ -14,6 +14,7 @@ import (
 
 	"mp/data"
 	"mp/job"
+	"mp/trust"
 	"mp/worker"
 )
 
@@ -28,7 +29,7 @@ type workerOptions struct {
 	listen      string
 	advertise   string
 	name        string
-	token       string
+	trust       trustFlags
 	natsCreds   string
 	scratch     string
 	monitor     string
@@ -56,7 +57,7 @@ func newWorkerCommand(e *env) *cobra.Command {
 	f.StringVar(&o.listen, "listen", "", "HOST:PORT for other workers; empty: a free port of the interface that leads to the coordinator")
 	f.StringVar(&o.advertise, "advertise", "", "HOST:PORT under which other workers reach --listen, where that is another one; empty: --listen")
 	f.StringVar(&o.name, "name", "", "name for people; empty: the machine's and the device's")
-	f.StringVar(&o.token, "token", "", "secret that the coordinators ask for; empty: none")
+	o.trust.add(f, tokenHelp)
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server that the coordinators were given by URL; empty: the URL has what it asks for")
 	f.StringVar(&o.scratch, "scratch", "", "folder for checkpoints on their way; empty: one under the system's for temporary files")
 	f.StringVar(&o.monitor, "monitor", "", monitorHelp)
@@ -81,6 +82,10 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 	if c.Coordinators, err = addresses(o.coordinator); err != nil {
 		return err
 	}
+	if c.Trust, err = o.identity(ctx, e, c.Coordinators); err != nil {
+		return err
+	}
+	defer renewed(c.Trust, e.logger(slog.LevelInfo))()
 	if c.Train, err = openPack(ctx, e, o.data, data.Train); err != nil {
 		return err
 	}
@@ -102,7 +107,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 	if c.Listen = o.listen; c.Listen == "" {
 		c.Listen = listenTowards(c.Coordinators)
 	}
-	c.Advertise, c.Token, c.Version, c.Logger = o.advertise, o.token, version(), e.logger(slog.LevelInfo)
+	c.Advertise, c.Token, c.Version, c.Logger = o.advertise, o.trust.secret(c.Trust), version(), e.logger(slog.LevelInfo)
 	c.Host, c.Machine = hostName(), machineID()
 	c.DeviceName = c.Device.String()
 	if c.Device.IsCPU() {
@@ -111,7 +116,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 		}
 		c.DeviceName = "cpu:" + strconv.Itoa(o.slot)
 	}
-	c.Name, c.Sinks = o.name, natsSinks(o.natsCreds, c.Logger)
+	c.Name, c.Sinks = o.name, natsSinks(natsAccess{o.natsCreds, c.Trust}, c.Logger)
 	pages := newWorkerPages()
 	if o.monitor != "" {
 		c.Sinks = pages.sinks(c.Sinks)
@@ -129,6 +134,26 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 		return fmt.Errorf("%w: %w", errDrained, err)
 	}
 	return err
+}
+
+// identity is who this worker is in a cluster that speaks TLS.
+func (o workerOptions) identity(ctx context.Context, e *env, coordinators []string) (*trust.Identity, error) {
+	var also []string
+	for _, a := range []string{o.listen, o.advertise} {
+		if a != "" {
+			also = append(also, a)
+		}
+	}
+	name := o.name
+	if name == "" {
+		name = hostName()
+	}
+	log := e.logger(slog.LevelInfo)
+	i, err := o.trust.identity(ctx, name, coordinators, also, func(err error) { log.Warn("no coordinator gives a certificate yet; trying on", "reason", err) }, trust.Worker)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: leave before a coordinator gave a certificate: %w", errDrained, err)
+	}
+	return i, err
 }
 
 // device is the word for openDevice.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"mp/mppb"
+	"mp/trust"
 )
 
 const (
@@ -36,6 +37,7 @@ type testNode struct {
 // testCluster is some coordinators in this process.
 type testCluster struct {
 	t     *testing.T
+	trust *trust.Authority // nil: plain TCP
 	nodes []*testNode
 
 	mu      sync.Mutex
@@ -219,13 +221,30 @@ func (c *testCluster) clientOf(key string, addresses ...string) *mppb.Client {
 }
 
 func (c *testCluster) newClient(addresses ...string) *mppb.Client {
+	return c.newClientAs(trust.Client, addresses...)
+}
+
+func (c *testCluster) newClientAs(role trust.Role, addresses ...string) *mppb.Client {
 	c.t.Helper()
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: addresses, FailAfter: failAfter, Token: c.nodes[0].cfg.Token})
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: addresses, FailAfter: failAfter, Token: c.nodes[0].cfg.Token, Dial: c.dial(role)})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { client.Close() })
 	return client
+}
+
+// dial is how somebody of a role connects.
+func (c *testCluster) dial(role trust.Role) func(context.Context, string) (net.Conn, error) {
+	c.t.Helper()
+	if c.trust == nil {
+		return trust.DialTCP
+	}
+	i, err := c.trust.Identity(trust.Party{Role: role, Name: "test"})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return i.Over(trust.DialTCP, trust.Coordinator)
 }
 
 func (c *testCluster) context() context.Context {
@@ -295,7 +314,7 @@ func (c *testCluster) worker(device string, change ...func(*mppb.Hello)) *testWo
 			Protocol: mppb.Protocol, Host: "host", Machine: "machine", Device: device, Address: "127.0.0.1:1" + device[len(device)-1:],
 			Data: &testData, Name: "worker " + device, Pid: 1, Token: c.nodes[0].cfg.Token,
 		},
-		done: make(chan error, 1), client: c.newClient(c.addresses()...), cut: make(chan struct{}, 1), status: &mppb.Status{Phase: mppb.Phase_READY},
+		done: make(chan error, 1), client: c.newClientAs(trust.Worker, c.addresses()...), cut: make(chan struct{}, 1), status: &mppb.Status{Phase: mppb.Phase_READY},
 	}
 	for _, f := range change {
 		f(w.hello)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mp/mppb"
+	"mp/trust"
 )
 
 // ErrConfig is matched (errors.Is) by what Validate and New return when the configuration, or what it finds in the data
@@ -45,6 +46,10 @@ type Config struct {
 	NATSURL string
 	// Token is what workers, clients and other coordinators must know. Empty: nobody is asked.
 	Token string
+	// Trust makes every connection TLS, in which certificates say who calls; there is no Token then. Nil: plain TCP.
+	Trust *trust.Identity
+	// Desk exchanges join tokens for certificates, with Trust. Nil: nobody can.
+	Desk *trust.Desk
 	// Logger gets state changes that a person cares about at Info. Nil: nothing is logged.
 	Logger *slog.Logger
 	// OnEvent is called on the leader for every new event of the cluster's story, in raft order, from one goroutine. It must
@@ -91,6 +96,10 @@ func (c Config) Validate() error {
 		return bad("fail-after is %s: choose from 100ms to 10m", c.FailAfter)
 	case c.MinWorkers < 1:
 		return bad("the minimum of workers is %d: choose 1 or more", c.MinWorkers)
+	case c.Trust != nil && c.Token != "":
+		return bad("certificates say who calls, and a token is asked for as well: one of the two is enough")
+	case c.Trust == nil && c.Desk != nil:
+		return bad("certificates are given out and not asked for")
 	}
 	if c.Listener == nil {
 		if _, _, err := net.SplitHostPort(c.Listen); err != nil {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 
 	"mp/coordinator/membership"
+	"mp/trust"
 )
 
 // ErrCrash, as the cause of the end of Run's context, makes Run end as a crash does: without handing over the leadership and
@@ -69,9 +70,10 @@ func New(cfg Config) (_ *Coordinator, err error) {
 	}
 	cfg.Peers = slices.Clone(cfg.Peers)
 	if cfg.hooks.dial == nil {
-		cfg.hooks.dial = func(ctx context.Context, address string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		}
+		cfg.hooks.dial = trust.DialTCP
+	}
+	if cfg.Trust != nil {
+		cfg.hooks.dial = cfg.Trust.Over(cfg.hooks.dial, trust.Coordinator)
 	}
 	c := &Coordinator{
 		cfg: cfg, times: membership.Timeouts(cfg.FailAfter), log: cfg.logger(), started: time.Now(), listener: cfg.Listener,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,10 +14,12 @@ import (
 	"time"
 
 	"mp/mppb"
+	"mp/trust"
 )
 
 // One port serves everybody. What a connection is for is said by its first bytes: gRPC's begin with HTTP/2's preface, raft's
-// with a greeting of ours. The rest of the connection is handed on as it is.
+// with a greeting of ours. The rest of the connection is handed on as it is. With Config.Trust all of that goes through TLS,
+// and a connection may also be there to exchange a join token: see secure.go.
 //
 // The greeting is raftMagic, one byte mppb.Protocol, the SHA-256 of a word and the token, one byte with the length of an ID,
 // and the ID of the node that the caller means. The answer is one byte, of the verdicts below.
@@ -33,6 +36,9 @@ const (
 	wrongProtocol
 	wrongToken
 	wrongNode
+	wrongRole
+
+	saidInTLS = verdict(tlsAlert) // by somebody who does not understand a greeting in plain
 )
 
 func (v verdict) err() error {
@@ -45,9 +51,16 @@ func (v verdict) err() error {
 		return errors.New("it has another token: give all coordinators the same")
 	case wrongNode:
 		return errors.New("it is another coordinator than the list says: give all coordinators the same --peers, and each its own ID")
+	case wrongRole:
+		return errors.New("it wants a coordinator's certificate")
+	case saidInTLS:
+		return errors.New("it speaks TLS and this one does not: give all coordinators the same --tls and --token")
 	}
 	return errors.New("it is not a coordinator of mp")
 }
+
+// badRequest begins an answer that a browser can show.
+const badRequest = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
 
 // door hands the connections of one listener to two.
 type door struct {
@@ -56,15 +69,29 @@ type door struct {
 	token    [sha256.Size]byte
 	patience time.Duration // for the first bytes
 	log      *slog.Logger
+	trust    *tls.Config // nil: plain TCP
+	desk     *trust.Desk // nil: nobody can join here
+	waiting  chan struct{}
 
 	grpc, raft *lane
 }
 
+// mostWaiting is how many connections may be between their arrival and being handed on; others wait in the system's queue. None
+// is there for longer than the door's patience, a second or two.
+const mostWaiting = 512
+
 func newDoor(l net.Listener, cfg Config) *door {
-	return &door{
+	d := &door{
 		listener: l, id: cfg.ID, token: hideToken(cfg.Token), patience: max(cfg.FailAfter, time.Second), log: cfg.logger(),
-		grpc: newLane(l.Addr()), raft: newLane(l.Addr()),
+		desk: cfg.Desk, waiting: make(chan struct{}, mostWaiting), grpc: newLane(l.Addr()), raft: newLane(l.Addr()),
 	}
+	switch {
+	case cfg.Desk != nil:
+		d.trust = cfg.Trust.ServerWithDesk(trust.Roles()...) // what each may do is admitCall's matter
+	case cfg.Trust != nil:
+		d.trust = cfg.Trust.Server(trust.Roles()...)
+	}
+	return d
 }
 
 func hideToken(token string) [sha256.Size]byte { return sha256.Sum256([]byte("mp raft " + token)) }
@@ -103,7 +130,11 @@ func (d *door) run(ctx context.Context) error {
 			continue
 		}
 		pause = 0
-		wg.Go(func() { d.admit(ctx, conn) })
+		d.waiting <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-d.waiting }()
+			d.admit(ctx, conn)
+		})
 	}
 }
 
@@ -118,6 +149,13 @@ func (d *door) admit(ctx context.Context, conn net.Conn) {
 		}
 	}()
 	conn.SetDeadline(time.Now().Add(d.patience))
+	if d.trust != nil {
+		secure := d.secure(ctx, conn)
+		if secure == nil {
+			return
+		}
+		conn = secure
+	}
 	first := make([]byte, len(raftMagic))
 	n, err := io.ReadFull(conn, first)
 	switch {
@@ -139,7 +177,7 @@ func (d *door) admit(ctx context.Context, conn net.Conn) {
 	case n > 0:
 		d.log.Warn("refused a connection that speaks another protocol", "remote", conn.RemoteAddr().String(), "first", fmt.Sprintf("%q", first[:n]))
 		// A browser or curl gets an answer that it can show.
-		io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis is a coordinator of mp: it speaks gRPC (mppb/mp.proto). Use mp jobs --coordinator.\n")
+		io.WriteString(conn, badRequest+"This is a coordinator of mp: it speaks gRPC (mppb/mp.proto). Use mp jobs --coordinator.\n")
 	}
 }
 
@@ -158,6 +196,9 @@ func (d *door) greet(conn net.Conn) verdict {
 	}
 	if string(id) != d.id {
 		return wrongNode
+	}
+	if d.trust != nil && !isCoordinator(conn) {
+		return wrongRole
 	}
 	return accepted
 }
@@ -184,6 +225,9 @@ type prefixed struct {
 	net.Conn
 	first []byte
 }
+
+// NetConn is what the bytes come from.
+func (p *prefixed) NetConn() net.Conn { return p.Conn }
 
 func (p *prefixed) Read(b []byte) (int, error) {
 	if len(p.first) > 0 {

@@ -39,20 +39,21 @@ func fromNode(ctx context.Context) bool {
 func (c *Coordinator) newServer() *grpc.Server {
 	second := max(c.cfg.FailAfter, time.Second) // gRPC asks no more often
 	s := grpc.NewServer(
+		grpc.Creds(mppb.Shown()),
 		grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
 		grpc.InitialWindowSize(mppb.WindowBytes), grpc.InitialConnWindowSize(mppb.WindowBytes),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: second, Timeout: second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(3*second),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if err := c.admitCall(ctx); err != nil {
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if err := c.admitCall(ctx, info.FullMethod); err != nil {
 				return nil, err
 			}
 			return handler(ctx, req)
 		}),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			if info.FullMethod != mppb.Control_Session_FullMethodName { // which is refused in its own words
-				if err := c.admitCall(stream.Context()); err != nil {
+			if info.FullMethod != mppb.Control_Session_FullMethodName || c.cfg.Trust != nil { // which is refused in its own words
+				if err := c.admitCall(stream.Context(), info.FullMethod); err != nil {
 					return err
 				}
 			}
@@ -64,8 +65,13 @@ func (c *Coordinator) newServer() *grpc.Server {
 	return s
 }
 
-// admitCall looks at the token and the protocol of a call.
-func (c *Coordinator) admitCall(ctx context.Context) error {
+// admitCall looks at the certificate or the token, and at the protocol of a call.
+func (c *Coordinator) admitCall(ctx context.Context, method string) error {
+	if c.cfg.Trust != nil {
+		if err := permit(ctx, method); err != nil {
+			return err
+		}
+	}
 	if v := metadata.ValueFromIncomingContext(ctx, mppb.ProtocolKey); len(v) > 0 && v[0] != fmt.Sprint(mppb.Protocol) {
 		return status.Errorf(codes.FailedPrecondition, "this coordinator speaks protocol %d and you speak %s: use the same mp on both sides", mppb.Protocol, v[0])
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,14 +16,10 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
-
-// transportCredentials is the one place where connections to coordinators would learn TLS.
-func transportCredentials() credentials.TransportCredentials { return insecure.NewCredentials() }
 
 // clientConn is a connection to one address that remembers why it does not work.
 type clientConn struct {
@@ -37,7 +34,7 @@ type clientConn struct {
 func dial(cfg ClientConfig, address string) (*clientConn, error) {
 	c := &clientConn{}
 	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(transportCredentials()),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // TLS is a matter of who dials: see ClientConfig.Dial
 		grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) {
 			conn, err := cfg.Dial(ctx, a)
 			if err != nil {
@@ -133,6 +130,8 @@ func (f *firstWords) Read(p []byte) (int, error) {
 		f.done, o.stranger = true, describe(f.said)
 	case len(f.said) >= frameHeader:
 		f.done, o.stranger, o.dialled, o.ever = true, "", "", true
+	case err != nil && len(f.said) == 0 && strings.HasPrefix(err.Error(), "remote error: tls:"):
+		o.dialled = "it does not accept this side's certificate (" + err.Error() + "); it knows why"
 	case err != nil && len(f.said) == 0:
 		o.dialled = "it accepts connections and says nothing"
 	}
@@ -145,7 +144,7 @@ func describe(said []byte) string {
 	case bytes.HasPrefix(said, []byte("HTTP/1")):
 		return "it is a web server"
 	case said[0] == 0x15 && said[1] == 3:
-		return "it speaks TLS"
+		return "it speaks TLS and this side does not: give a join token or the cluster's secret with --token, or --tls on"
 	case bytes.HasPrefix(said, []byte("INFO {")):
 		return "it is a NATS server"
 	}

@@ -37,7 +37,7 @@ type ClientConfig struct {
 	// FailAfter is how long a coordinator may take to accept a connection, and how long it may be silent in a session that
 	// has not been told otherwise. 0: one second.
 	FailAfter time.Duration
-	// Dial opens connections. Nil: TCP.
+	// Dial opens connections, with TLS where the cluster speaks it. Nil: plain TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Logger is told at Warn when nobody has answered for a while, and at Info when somebody does again. Nil: nobody is told.
 	Logger *slog.Logger

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,6 +24,7 @@ import (
 	"mp/allreduce/rpc"
 	"mp/job"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // door is where others reach this worker: peers its ring and its snapshots, by TCP and, from the same machine, by a unix socket;
@@ -32,6 +34,7 @@ type door struct {
 	socket  string // path for peers of this machine; empty: none
 	machine string
 	token   string
+	tcp     func(context.Context, string) (net.Conn, error) // to other machines' workers; nil: plain
 	log     *slog.Logger
 
 	listeners []net.Listener
@@ -48,28 +51,34 @@ const clientSilence = 30 * time.Second
 // maxSocketPath is the longest path that every system takes for a unix socket.
 const maxSocketPath = 100
 
+// strangersWithin is how long a connection may take to say what it is.
+const strangersWithin = 10 * time.Second
+
 // listen takes the addresses; serve must follow, and close gives them back.
 func listen(c NodeConfig) (*door, error) {
-	d := &door{machine: c.Machine, token: c.Token, log: c.Logger, rings: rpc.NewServer()}
+	d := &door{machine: c.Machine, token: c.Token, tcp: c.towards(trust.Worker), log: c.Logger, rings: rpc.NewServer()}
 	for _, left := range []string{"made", "fetched"} { // by a process before
 		if err := os.RemoveAll(filepath.Join(c.Scratch, left)); err != nil {
 			return nil, fmt.Errorf("clear the scratch folder: %w", err)
 		}
 	}
-	if err := os.MkdirAll(c.Scratch, 0o755); err != nil {
+	if err := os.MkdirAll(c.Scratch, 0o700); err != nil {
 		return nil, fmt.Errorf("make the scratch folder: %w", err)
 	}
 	l, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen for other workers at %s: %w; give another --listen: %w", c.Listen, err, job.ErrConfig)
 	}
-	d.listeners = append(d.listeners, l)
-	d.address = c.Advertise
-	if d.address == "" {
+	if d.address = c.Advertise; d.address == "" {
 		d.address = advertised(l.Addr(), c.Host)
 	}
+	if c.Trust != nil {
+		l = tls.NewListener(l, c.Trust.Server(trust.Worker, trust.Client))
+	}
+	d.listeners = append(d.listeners, l)
 	d.listenLocally(c.Scratch)
 	d.server = grpc.NewServer(append(rpc.ServerOptions(), grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
+		grpc.Creds(mppb.Shown()), grpc.ConnectionTimeout(strangersWithin),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: clientSilence, Timeout: clientSilence}), grpc.ChainStreamInterceptor(d.admit))...)
 	d.rings.Register(d.server)
 	return d, nil
@@ -98,6 +107,11 @@ func (d *door) listenLocally(scratch string) {
 	_ = os.Remove(path) // of a process that was killed
 	l, err := net.Listen("unix", path)
 	if err != nil {
+		d.log.Info("no unix socket: peers of this machine come by TCP", "reason", err)
+		return
+	}
+	if err := os.Chmod(path, 0o600); err != nil { // the folder may be an old one, and anybody's
+		l.Close()
 		d.log.Info("no unix socket: peers of this machine come by TCP", "reason", err)
 		return
 	}
@@ -135,6 +149,10 @@ func (d *door) close() {
 // admit lets only those copy states and send errands who know the cluster's token. A ring's streams are admitted by its
 // handshake.
 func (d *door) admit(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	// Without TLS, and at the unix socket, which is this user's alone, nobody has a role.
+	if p := mppb.CallerOf(stream.Context()); p != (trust.Party{}) && (p.Role == trust.Client) != (info.FullMethod == mppb.Errands_Attack_FullMethodName) {
+		return status.Errorf(codes.PermissionDenied, "%s is not for a %s", info.FullMethod, p.Role)
+	}
 	if d.token != "" && (info.FullMethod == mppb.Peer_State_FullMethodName || info.FullMethod == mppb.Errands_Attack_FullMethodName) {
 		got := metadata.ValueFromIncomingContext(stream.Context(), mppb.TokenKey)
 		if len(got) != 1 || subtle.ConstantTimeCompare([]byte(got[0]), []byte(d.token)) != 1 {
@@ -155,11 +173,15 @@ func (d *door) reach(m *mppb.Member) string {
 // dial returns a client of a member's Peer service.
 func (d *door) dial(m *mppb.Member) (mppb.PeerClient, func() error, error) {
 	target := d.reach(m)
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())} // TLS is in tcp
 	if target == m.Address {
 		target = "passthrough:///" + target
+		if d.tcp != nil {
+			options = append(options, grpc.WithContextDialer(d.tcp))
+		}
 	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithChainStreamInterceptor(d.introduce))
+	conn, err := grpc.NewClient(target, append(options,
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithChainStreamInterceptor(d.introduce))...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("reach %s: %w", m.Name, err)
 	}
@@ -187,6 +209,6 @@ func (r rings) form(ctx context.Context, o order) (allreduce.Group, error) {
 	}
 	return r.rings.Form(ctx, rpc.Config{
 		Job: o.view.Job, View: o.view.Number, Rank: o.rank, Members: members,
-		FailAfter: r.failAfter(), Kernels: kernels(), Logger: r.log,
+		Dial: r.tcp, FailAfter: r.failAfter(), Kernels: kernels(), Logger: r.log,
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"mp/metrics"
 	"mp/mppb"
 	"mp/ops"
+	"mp/trust"
 	"mp/worker/errand"
 )
 
@@ -41,6 +43,9 @@ type NodeConfig struct {
 	Name       string // "worker 3", for people; may be empty
 	Version    string // of the program; workers of a job must agree
 	Token      string // what the coordinators ask for; may be empty
+	// Trust makes every connection to other machines TLS, in which certificates say who is who; there is no Token then. Nil: plain
+	// TCP. Within a machine, sockets and memory stay as they are, for this user alone.
+	Trust *trust.Identity
 
 	Device     *ops.Device
 	Train, Val *data.Pack // of the same classes
@@ -72,11 +77,21 @@ func (c NodeConfig) Validate() error {
 		return bad("no scratch folder")
 	case c.Machine == "" || c.DeviceName == "":
 		return bad("machine %q, device %q: both need a name", c.Machine, c.DeviceName)
+	case c.Trust != nil && c.Token != "":
+		return bad("a certificate and a token: one of the two is enough")
 	case len(c.Train.Classes()) != len(c.Val.Classes()):
 		return bad("%s has %d classes and %s has %d; pack both from the same folder",
 			c.Train.Path(), len(c.Train.Classes()), c.Val.Path(), len(c.Val.Classes()))
 	}
 	return nil
+}
+
+// towards is how others of a role are reached; nil: by plain TCP.
+func (c NodeConfig) towards(role trust.Role) func(context.Context, string) (net.Conn, error) {
+	if c.Trust == nil {
+		return nil
+	}
+	return c.Trust.Over(trust.DialTCP, role)
 }
 
 // Node is a worker of a cluster: it belongs to a coordinator, computes what its views say, and serves one job after
@@ -135,7 +150,7 @@ const (
 func (n *Node) Run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: n.c.Coordinators, Token: n.c.Token, Logger: n.c.Logger})
+	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: n.c.Coordinators, Token: n.c.Token, Dial: n.c.towards(trust.Coordinator), Logger: n.c.Logger})
 	if err != nil {
 		return fmt.Errorf("run worker: %w: %w", job.ErrConfig, err)
 	}

@@ -241,15 +241,21 @@ func (g *group) open(client *grpc.ClientConn, h hello) (grpc.ClientStream, welco
 
 // dial makes a connection to the right neighbour.
 func (g *group) dial(address string) (*grpc.ClientConn, error) {
-	network, path := "tcp", address
-	if p, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, path = "unix", p
+	connect := g.Dial
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		connect = func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	} else if connect == nil {
+		connect = func(ctx context.Context, a string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", a)
+		}
 	}
 	client, err := grpc.NewClient("passthrough:///ring",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // TLS is a matter of who dials
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			s, err := new(net.Dialer).DialContext(ctx, network, path)
+			s, err := connect(ctx, address)
 			if err != nil {
 				return nil, err
 			}

@@ -244,6 +244,9 @@ func (g *group) tearDown(kind byte, word broken) {
 	sockets, clients := g.sockets, g.clients
 	g.mu.Unlock()
 	for _, s := range sockets {
+		if t, ok := s.(interface{ NetConn() net.Conn }); ok {
+			s = t.NetConn() // TLS would say goodbye first
+		}
 		s.Close() // else a writer that waits for a stopped peer would hold up the next line
 	}
 	for _, c := range clients {

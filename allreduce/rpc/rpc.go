@@ -7,9 +7,11 @@
 package rpc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"mp/allreduce"
@@ -26,8 +28,11 @@ type Config struct {
 	Members []Member
 	// FailAfter is how long a neighbour may be silent; a peer that computes is not silent, one that is stopped is.
 	FailAfter time.Duration
-	Kernels   allreduce.Kernels // Add is used; nil: plain Go
-	Logger    *slog.Logger      // nil: silent
+	// Dial opens connections to host:port, with TLS where the ring shall have it: the listener of whoever made the Server goes
+	// with it. Nil: plain TCP.
+	Dial    func(ctx context.Context, address string) (net.Conn, error)
+	Kernels allreduce.Kernels // Add is used; nil: plain Go
+	Logger  *slog.Logger      // nil: silent
 
 	// Piece is the greatest number of bytes of a vector in one message, a multiple of 4 allreduce.Block;
 	// 0: chosen by the vector's length.

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -33,7 +34,8 @@ const (
 type connection struct {
 	url         string
 	credentials Credentials
-	name        string // for people who look at the server
+	tls         *tls.Config // nil: what the URL says, with the system's authorities
+	name        string      // for people who look at the server
 	log         *slog.Logger
 	changed     chan<- struct{} // told, without blocking, when the connection comes or goes
 	inProcess   client.InProcessConnProvider
@@ -65,6 +67,9 @@ func (c connection) connect(ctx context.Context) (*client.Conn, error) {
 		}),
 		client.ReconnectErrHandler(func(_ *client.Conn, err error) { state.away(err) }),
 		client.ErrorHandler(func(_ *client.Conn, _ *client.Subscription, err error) { state.trouble(err) }),
+	}
+	if c.tls != nil {
+		options = append(options, client.Secure(c.tls))
 	}
 	if c.inProcess != nil {
 		options = append(options, client.InProcessServer(c.inProcess))

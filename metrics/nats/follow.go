@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 type FollowConfig struct {
 	URL         string // of one server, or of several of a cluster with commas between
 	Credentials Credentials
+	TLS         *tls.Config    // to a server that is one of ours; nil: what the URL says, with the system's authorities
 	Job         string         // identity of the job
 	Kinds       []metrics.Kind // stored kinds to hand on; progress comes besides
 	Logger      *slog.Logger   // nil: nothing is logged
@@ -73,7 +75,7 @@ type reader struct {
 // goroutine of Run. It blocks until ctx ends and returns nil then. Call it once.
 func (f *Follower) Run(ctx context.Context, emit func(metrics.Event), caughtUp func()) error {
 	changed := make(chan struct{}, 1)
-	nc, err := connection{url: f.c.URL, credentials: f.c.Credentials, name: "mp watch " + f.c.Job, log: f.log, changed: changed}.connect(ctx)
+	nc, err := connection{url: f.c.URL, credentials: f.c.Credentials, tls: f.c.TLS, name: "mp watch " + f.c.Job, log: f.log, changed: changed}.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil

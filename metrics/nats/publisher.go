@@ -43,7 +43,7 @@ type publisher struct {
 
 func newPublisher(ctx context.Context, s *Sink) (*publisher, error) {
 	nc, err := connection{
-		url: s.c.URL, credentials: s.c.Credentials, name: "mp " + s.c.Job + " " + s.c.Worker, log: s.log, changed: s.wake,
+		url: s.c.URL, credentials: s.c.Credentials, tls: s.c.TLS, name: "mp " + s.c.Job + " " + s.c.Worker, log: s.log, changed: s.wake,
 	}.connect(ctx)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 type RecorderConfig struct {
 	URL         string // of one server, or of several of a cluster with commas between
 	Credentials Credentials
+	TLS         *tls.Config   // to a server that is one of ours; nil: what the URL says, with the system's authorities
 	Durable     string        // name under which NATS remembers what it has recorded; one running recorder a name
 	IdleAfter   time.Duration // a job's sink without events for so long is closed, and made again when one comes
 	Logger      *slog.Logger  // nil: nothing is logged
@@ -111,7 +113,7 @@ func (r *Recorder) note(stream jetstream.Stream, done uint64) {
 // the end of ctx may be recorded after the next start: Sync first where that matters. Call it once.
 func (r *Recorder) Run(ctx context.Context, sinkOf SinkOf) error {
 	changed := make(chan struct{}, 1)
-	nc, err := connection{url: r.c.URL, credentials: r.c.Credentials, name: "mp recorder " + r.c.Durable, log: r.log, changed: changed}.connect(ctx)
+	nc, err := connection{url: r.c.URL, credentials: r.c.Credentials, tls: r.c.TLS, name: "mp recorder " + r.c.Durable, log: r.log, changed: changed}.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil

@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,13 +26,16 @@ const (
 
 // ServerConfig says where an embedded server listens and what it keeps.
 type ServerConfig struct {
-	StoreDir    string        // directory of the stream; made if missing. One server at a time may use it
-	Listen      string        // host:port; empty: 127.0.0.1:0. Port 0: any free one, the last one again if it is still free
-	Advertise   string        // host or host:port that URL names; empty: where it listens
-	Credentials Credentials   // what clients must show: user and password, or a token; zero: nothing
-	MaxBytes    int64         // of events kept; older ones go first
-	MaxAge      time.Duration // of events kept
-	Logger      *slog.Logger  // nil: nothing is logged
+	StoreDir    string      // directory of the stream; made if missing. One server at a time may use it
+	Listen      string      // host:port; empty: 127.0.0.1:0. Port 0: any free one, the last one again if it is still free
+	Advertise   string      // host or host:port that URL names; empty: where it listens
+	Credentials Credentials // what clients must show: user and password, or a token; zero: nothing
+	TLS         *tls.Config // asks clients for certificates; nil: plain TCP
+	// ReadOnly says, with TLS, who may follow what happens and not tell anything. Nil: nobody is held to that.
+	ReadOnly func(tls.ConnectionState) bool
+	MaxBytes int64         // of events kept; older ones go first
+	MaxAge   time.Duration // of events kept
+	Logger   *slog.Logger  // nil: nothing is logged
 }
 
 // DefaultServerConfig keeps 2 GiB and 30 days of events in dir, for this machine only.
@@ -53,6 +57,8 @@ func (c ServerConfig) Validate() error {
 		return fmt.Errorf("%w: metrics are kept up to %d bytes and %v: at least 1 MiB and a minute are needed", ErrConfig, c.MaxBytes, c.MaxAge)
 	case c.Credentials.File != "":
 		return fmt.Errorf("%w: an embedded server knows users, passwords and tokens, and no credentials files", ErrConfig)
+	case c.TLS != nil && c.Credentials != (Credentials{}):
+		return fmt.Errorf("%w: clients show certificates, and something else is asked for as well: one of the two is enough", ErrConfig)
 	case c.Credentials.User != "" && c.Credentials.Password == "":
 		return fmt.Errorf("%w: user %s without a password", ErrConfig, c.Credentials.User)
 	}
@@ -115,6 +121,7 @@ const (
 	restartAfter = 500 * time.Millisecond
 	listenWithin = 10 * time.Second
 	storedWithin = 2 * time.Second // events that a power failure may take
+	tlsWithin    = 5 * time.Second // a handshake of TLS
 )
 
 // Run serves until ctx ends, and returns nil then, or why it cannot. A store that a full disk has closed is opened again
@@ -223,7 +230,7 @@ func (s *Server) start(ctx context.Context) (*server.Server, error) {
 		s.url = s.urlAt(host, at.Port)
 		close(s.ready)
 		s.log.Info("NATS listens", keyURL, s.url)
-		if s.c.Credentials == (Credentials{}) && !at.IP.IsLoopback() {
+		if s.c.Credentials == (Credentials{}) && s.c.TLS == nil && !at.IP.IsLoopback() {
 			s.log.Warn("NATS takes connections from anyone who reaches it: give it a token", keyURL, s.url)
 		}
 	}
@@ -242,6 +249,10 @@ func (s *Server) options(host string, port int) *server.Options {
 		JetStreamMaxStore:  1 << 50, // the stream has a bound of its own, which may have been larger before
 		Username:           s.c.Credentials.User, Password: s.c.Credentials.Password, Authorization: s.c.Credentials.Token,
 	}
+	if s.c.TLS != nil {
+		o.TLSConfig, o.TLSTimeout = s.c.TLS, tlsWithin.Seconds()
+		o.CustomClientAuthentication = doorkeeper{s.c.ReadOnly}
+	}
 	o.Cluster.NoAdvertise = true // clients reach it by URL, and by no other address
 	return o
 }
@@ -249,7 +260,7 @@ func (s *Server) options(host string, port int) *server.Options {
 // makeStream makes the stream, or gives it the bounds of the configuration.
 func (s *Server) makeStream(ctx context.Context, running *server.Server) error {
 	nc, err := connection{
-		url: running.ClientURL(), credentials: s.c.Credentials, name: "mp server", log: s.log, changed: make(chan struct{}, 1), inProcess: running,
+		url: "nats://" + running.Addr().String(), credentials: s.c.Credentials, name: "mp server", log: s.log, changed: make(chan struct{}, 1), inProcess: running,
 	}.connect(ctx)
 	if err != nil {
 		return err
@@ -269,17 +280,21 @@ func (s *Server) makeStream(ctx context.Context, running *server.Server) error {
 
 // urlAt is what URL says.
 func (s *Server) urlAt(host string, port int) string {
+	scheme := "nats://"
+	if s.c.TLS != nil {
+		scheme = "tls://"
+	}
 	if s.c.Advertise == "" {
-		return "nats://" + net.JoinHostPort(host, strconv.Itoa(port))
+		return scheme + net.JoinHostPort(host, strconv.Itoa(port))
 	}
 	if _, p, err := net.SplitHostPort(s.c.Advertise); err == nil && p != "0" {
-		return "nats://" + s.c.Advertise
+		return scheme + s.c.Advertise
 	}
 	name, _, err := net.SplitHostPort(s.c.Advertise)
 	if err != nil {
 		name = s.c.Advertise
 	}
-	return "nats://" + net.JoinHostPort(name, strconv.Itoa(port))
+	return scheme + net.JoinHostPort(name, strconv.Itoa(port))
 }
 
 // PortFile, in the server's store, holds the port of the last start, so that clients find a restarted server.

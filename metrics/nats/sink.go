@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 type SinkConfig struct {
 	URL         string        // of one server, or of several of a cluster with commas between
 	Credentials Credentials   // zero: none
+	TLS         *tls.Config   // to a server that is one of ours; nil: what the URL says, with the system's authorities
 	Job         string        // identity of the job
 	Worker      string        // identity of whoever emits: a worker's number, "coordinator"; one running Sink each
 	MaxEvents   int           // waiting while NATS is away

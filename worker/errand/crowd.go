@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -20,11 +21,13 @@ import (
 	"mp/mppb"
 )
 
-// CrowdConfig is what a client needs to have a cluster's workers attack images. All fields but Token, Stuck and Logger are
-// required.
+// CrowdConfig is what a client needs to have a cluster's workers attack images. All fields but Token, Dial, Stuck and
+// Logger are required.
 type CrowdConfig struct {
 	Client *mppb.Client // of the coordinators
 	Token  string       // what workers ask for; empty: nothing
+	// Dial opens connections to workers, with TLS where they speak it. Nil: plain TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	Version   string     // of the program
 	Pack      *data.Pack // that the images are of; the workers have an equal one

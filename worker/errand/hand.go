@@ -55,9 +55,13 @@ func (h *hand) run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	conn, err := grpc.NewClient("passthrough:///"+h.worker.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())} // TLS is a matter of who dials
+	if h.crowd.c.Dial != nil {
+		options = append(options, grpc.WithContextDialer(h.crowd.c.Dial))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+h.worker.Address, append(options,
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: h.pace.silence}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithInitialWindowSize(mppb.WindowBytes), grpc.WithInitialConnWindowSize(mppb.WindowBytes))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(mppb.MaxMessageBytes)), grpc.WithInitialWindowSize(mppb.WindowBytes), grpc.WithInitialConnWindowSize(mppb.WindowBytes))...)
 	if err != nil {
 		return err
 	}
