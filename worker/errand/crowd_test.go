@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"mp/attack"
@@ -501,4 +502,52 @@ func (c counted) SendMsg(m any) error {
 		c.asked.Add(int32(len(f.GetReady().GetLacks())))
 	}
 	return c.ServerStream.SendMsg(m)
+}
+
+// More errands than a worker has room for wait, with signs of life, until one ends.
+func TestAnErrandWaitsForRoom(t *testing.T) {
+	s := newStage(t)
+	s.worker(func(c *ServerConfig) { c.FailAfter = func() time.Duration { return 80 * time.Millisecond } })
+	conn, err := grpc.NewClient("passthrough:///"+(*s.workers.Load())[0].Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	config := s.config()
+	crowd, err := NewCrowd(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var streams []mppb.Errands_AttackClient
+	for range openErrands + 1 {
+		stream, err := mppb.NewErrandsClient(conn).Attack(t.Context())
+		if err == nil {
+			err = stream.Send(&mppb.ToErrand{Message: &mppb.ToErrand_Errand{Errand: crowd.errand}})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(streams) < openErrands {
+			for m := (*mppb.FromErrand)(nil); m.GetReady() == nil; { // it has its place
+				if m, err = stream.Recv(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		streams = append(streams, stream)
+	}
+	last := streams[openErrands]
+	for range 5 {
+		if m, err := last.Recv(); err != nil || m.Message != nil {
+			t.Fatalf("one errand too many hears %v, %v; want signs of life alone", m, err)
+		}
+	}
+	if err := streams[0].CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	for m := (*mppb.FromErrand)(nil); m.GetReady() == nil; {
+		if m, err = last.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
