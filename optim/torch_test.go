@@ -33,7 +33,10 @@ func TestTenStepsFollowPyTorch(t *testing.T) {
 }
 
 func follow(t *testing.T, g *modeltest.Golden, run modeltest.Run, channelsLast bool) {
-	const tolerance = 1e-4
+	tolerance := 1e-4
+	if g.Arch == "resnet18" { // its loss falls a hundredfold, and rounding grows: with AVX2 we differ by 8e-6, with AVX-512 by 1.3e-4
+		tolerance = 3e-4
+	}
 	what := fmt.Sprintf("%s, Nesterov %t, clip %g, decay all %t, channels last %t", run.Optimizer, run.Nesterov, run.Clip, run.DecayAll, channelsLast)
 	losses, err := train(g, run, channelsLast)
 	if err != nil {
