@@ -50,7 +50,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo web-check drills soak attack-compare explain-compare tensorboard-check test vet lint race fuzz cuda venv env proto clean
+.PHONY: all libs system demo web-check drills soak attack-compare explain-compare tensorboard-check test vet lint vuln race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -230,6 +230,10 @@ vet: libs
 # The version is pinned here rather than in go.mod, so that nothing that mp is made of depends on it.
 lint: vet
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# Known faults in what mp is made of. It asks vuln.go.dev, which is why make test does without.
+vuln: libs
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
 # Writes the Go files of the protocol; the first run compiles buf, some minutes.
 proto:
