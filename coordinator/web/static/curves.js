@@ -34,9 +34,11 @@ export class Curves {
     const lines = [
       [e, 'top1', { label: 'training top-1', colour: 'train' }], [v, 'top1', { label: 'validation top-1', colour: 'val', dash: [8, 4] }],
       [e, 'top5', { label: 'training top-5', colour: 'third' }], [v, 'top5', { label: 'validation top-5', colour: 'fourth', dash: [8, 4] }],
-      [v.filter(p => p.robust), 'robust', { label: 'attacked top-1', colour: 'run-5', dash: [2, 3] }],
+      [v.filter(p => p.robust), p => p.robust.top1, { label: 'held out, attacked top-1', colour: 'run-5', dash: [2, 3] }],
+      [v.filter(p => p.robust?.clean_top1 != null), p => p.robust.clean_top1, { label: 'held out, clean top-1', colour: 'run-6', dash: [2, 3] }],
     ].filter(l => l[0].length > 0);
-    this.accuracy.set(lines.length === 0 ? [[]] : join(lines.map(([list, key]) => [list.map(p => p.update), list.map(p => key === 'robust' ? p.robust.top1 : p[key])])),
+    const value = (p, key) => typeof key === 'function' ? key(p) : p[key];
+    this.accuracy.set(lines.length === 0 ? [[]] : join(lines.map(([list, key]) => [list.map(p => p.update), list.map(p => value(p, key))])),
       lines.map(([list, , line]) => ({ ...line, points: list.length < 60 })));
 
     this.rate.set([s.update, s.images_per_second, smooth(s.images_per_second)]);
