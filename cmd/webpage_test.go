@@ -26,7 +26,7 @@ func TestPageOfARealRun(t *testing.T) {
 	runs := filepath.Join(dir, "runs")
 	again := trainIn(t, append(args, "--runs", runs, "--epochs", "2", "--name", "calm", "--workers", "1", "--http", "none")...)
 	p, err := startProcess(processConfig{name: "mp train", program: os.Args[0], log: filepath.Join(dir, "train.log"),
-		args: append(args, "--runs", runs, "--workers", "3", "--epochs", "8", "--print-freq", "1", "--http", "127.0.0.1:0", "--adversarial", "fgsm-rs", "--name", "hurt")})
+		args: append(args, "--runs", runs, "--workers", "3", "--epochs", "8", "--print-freq", "1", "--http", "127.0.0.1:0", "--adversarial", "fgsm-rs", "--adv-watch-images", "16", "--name", "hurt")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestPageOfARealRun(t *testing.T) {
 	steer := func(button int) {
 		browser.Eval[any](page, fmt.Sprintf("document.querySelectorAll('#controls button')[%d].focus() ?? null", button))
 		page.Press(kb.Enter)
-		page.Until("it asks", "document.getElementById('confirm').open")
+		page.Until("it asks", "document.getElementById('confirm')?.open")
 		page.Click("#confirm-yes")
 	}
 	steer(0)

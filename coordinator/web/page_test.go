@@ -183,7 +183,7 @@ func TestPageIsUsedWithKeys(t *testing.T) {
 	for _, answer := range []string{"#confirm-no", "#confirm-yes"} {
 		browser.Eval[any](p, "document.querySelector('#controls button').focus() ?? null")
 		p.Press(kb.Enter)
-		p.Until("it asks", "document.getElementById('confirm').open")
+		p.Until("it asks", "document.getElementById('confirm')?.open")
 		if got := p.Text("#confirm"); !strings.Contains(got, "Pause this job?") || !strings.Contains(got, "job-1") {
 			t.Errorf("the question is %q", got)
 		}
@@ -191,7 +191,7 @@ func TestPageIsUsedWithKeys(t *testing.T) {
 			t.Errorf("the focus is on %s, want what does nothing", got)
 		}
 		p.Click(answer)
-		p.Until("the question is gone", "!document.getElementById('confirm').open")
+		p.Until("the question is gone", "!document.getElementById('confirm')")
 	}
 	p.Until("it says what came of it", "document.getElementById('say').textContent === 'job-1 is paused'")
 	jobs.mu.Lock()

@@ -1,6 +1,6 @@
 // Pause, resume, drain, cancel: each behind a question that says what it does.
 
-import { $, ask, el, put, say, text } from './page.js';
+import { $, ask, el, put, say } from './page.js';
 
 const verbs = {
   pause: { word: 'Pause', title: 'Pause this job?', text: 'Its workers finish the step in hand and rest. Their state stays with them, so that it goes on at once.' },
@@ -27,17 +27,32 @@ export function controls(run) {
   }));
 }
 
+// question asks whether to do a verb; the focus is on what does nothing. Each has a dialog of its own, so that no answer is taken
+// for another question's.
+function question(job, v) {
+  return new Promise(resolve => {
+    const no = el('button', { type: 'button', id: 'confirm-no', autofocus: true }, 'Leave it as it is');
+    const yes = el('button', { type: 'button', id: 'confirm-yes', class: v.danger ? 'danger' : null }, v.word);
+    const dialog = el('dialog', { id: 'confirm', 'aria-labelledby': 'confirm-title', 'aria-describedby': 'confirm-text' },
+      el('h2', { id: 'confirm-title' }, v.title), el('p', { id: 'confirm-text' }, `${job}: ${v.text}`), el('div', { class: 'buttons' }, no, yes));
+    const answer = given => {
+      dialog.close(); // gives the focus back to the button
+      dialog.remove();
+      resolve(given);
+    };
+    no.addEventListener('click', () => answer(false));
+    yes.addEventListener('click', () => answer(true));
+    dialog.addEventListener('cancel', e => {
+      e.preventDefault();
+      answer(false);
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
 async function steer(job, verb, button) {
-  const v = verbs[verb];
-  text($('confirm-title'), v.title);
-  text($('confirm-text'), `${job}: ${v.text}`);
-  text($('confirm-yes'), v.word);
-  $('confirm-yes').className = v.danger ? 'danger' : '';
-  const dialog = $('confirm');
-  dialog.returnValue = 'no';
-  dialog.showModal();
-  const answer = await new Promise(resolve => dialog.addEventListener('close', () => resolve(dialog.returnValue), { once: true }));
-  if (answer !== 'yes') return;
+  if (!await question(job, verbs[verb])) return;
   button.disabled = true;
   try {
     const j = await ask(`/api/jobs/${encodeURIComponent(job)}/${verb}`, { method: 'POST' });
