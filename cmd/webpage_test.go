@@ -176,7 +176,7 @@ func agrees(t *testing.T, p *browser.Page, run string) {
 	})()`)
 	var curve []string
 	for _, s := range steps {
-		curve = append(curve, fmt.Sprintf("update %d, epoch %.1f = %s", s.Update, float64(s.Update)/float64(s.Steps), figureOf(float64(s.Loss))))
+		curve = append(curve, fmt.Sprintf("update %d, epoch %.1f = %s", s.Update, math.Floor(10*float64(s.Update)/float64(s.Steps)+0.5)/10, figureOf(float64(s.Loss))))
 	}
 	if fmt.Sprint(walk) != fmt.Sprint(curve) {
 		t.Errorf("the curve of the loss:\n got %q\nwant %q", walk, curve)
