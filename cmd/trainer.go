@@ -248,6 +248,7 @@ func sameJob(known []byte, s job.Spec) bool {
 		return false
 	}
 	k.Resume, s.Resume = "", ""
+	k.Init, k.InitPartial, s.Init, s.InitPartial = "", false, "", false // a run begins once: who resumes it does not say from what
 	return k == s
 }
 

@@ -57,7 +57,7 @@ func TestPageOfARealRun(t *testing.T) {
 		for word, look := range map[string]browser.Look{"desktop-light": browser.Desktop(false), "desktop-dark": browser.Desktop(true), "phone-light": browser.Phone(false), "phone-dark": browser.Phone(true)} {
 			p.As(look)
 			p.Until("it is drawn", "new Promise(f => requestAnimationFrame(() => requestAnimationFrame(() => f(true))))")
-			p.Picture(what+"-"+word)
+			p.Picture(what + "-" + word)
 		}
 		p.As(browser.Desktop(false))
 	}

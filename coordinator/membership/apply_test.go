@@ -393,6 +393,21 @@ func TestAJobAskedForTwiceIsOne(t *testing.T) {
 	}
 }
 
+// Somebody resumes a run with other options: the job that had it ends, and another goes on in its directory.
+func TestARunGoesOnAsAnotherJob(t *testing.T) {
+	s, apply := running(t)
+	dir := s.Job("job-1").Directory
+	again := Command{Submit: &Submit{Spec: json.RawMessage(`{"shards":2,"batch-size":10,"epochs":3,"resume":"run"}`), Directory: dir}}
+	if r := apply(again); !errors.Is(r.Err, ErrJob) {
+		t.Fatalf("a second job in the directory of one that runs: got %v, want ErrJob", r.Err)
+	}
+	apply(Command{Steer: &Steer{Job: "job-1", Verb: Cancel}})
+	r := apply(again)
+	if r.Err != nil || r.Job == "job-1" || s.Job(r.Job).Directory != dir {
+		t.Errorf("after the first has ended: got job %q, error %v, want another one in %q", r.Job, r.Err, dir)
+	}
+}
+
 func TestManySpeakLessOften(t *testing.T) {
 	times := Timeouts(900 * time.Millisecond)
 	for workers, want := range map[int]time.Duration{0: 90, 1: 90, 300: 90, 600: 180, 1000: 300, 10_000: 300} {

@@ -68,7 +68,7 @@ func (a *apply) submit(c *Submit) Result {
 	if err := checkDirectory(dir); err != nil {
 		return Result{Err: fmt.Errorf("submit: %w", err)}
 	}
-	if a.hasDirectory(dir) {
+	if slices.ContainsFunc(a.Jobs, func(j *Job) bool { return j.Directory == dir && !j.State.Ended() }) { // an ended one's run may go on as another job
 		return fail("submit: run directory %q is another job's; choose another name: %w", dir, ErrJob)
 	}
 	a.JobCount++
