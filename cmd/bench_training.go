@@ -143,6 +143,7 @@ func (o *benchTraining) base(a benchAttackOptions) (stepSpec, error) {
 	if s.Shards = o.workers; a.Batch%s.Shards != 0 { // the same shards by one worker and by all: the same work
 		return s, fmt.Errorf("%w: --batch-size %d must be cut evenly by --workers %d", job.ErrConfig, a.Batch, o.workers)
 	}
+	s.Data = "painted" // once everything else is known to be right
 	for _, s.Model = range o.models {
 		for _, s.Strategy = range o.strategies {
 			if s.Strategy == job.AdversarialNone {

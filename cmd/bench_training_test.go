@@ -35,6 +35,14 @@ func TestTrainingAgainstAttacksIsMeasured(t *testing.T) {
 	}
 }
 
+func TestBenchTrainingMeasuresTheSameShardsByAnyWorkers(t *testing.T) {
+	o := benchTraining{models: []string{job.ModelSimpleNet}, strategies: []string{job.AdversarialPGD}, size: 64, workers: 2}
+	s, err := o.base(benchAttackOptions{attackSpec: attackSpec{Batch: 50, Seconds: 1}, repetitions: 1})
+	if err != nil || s.Shards != 2 || s.Threads != 1 {
+		t.Errorf("got %+v and error %v, want 2 shards and 1 thread", s, err)
+	}
+}
+
 func TestBenchTrainingRefusesWhatCannotBe(t *testing.T) {
 	for _, c := range []struct{ flag, value, want string }{
 		{"--image-size", "8", "--image-size"}, {"--strategy", "magic", "magic"}, {"--strategy", "none", "compared with"}, {"--model", "magic", "magic"}, {"--repetitions", "0", "--repetitions"}, {"--workers", "3", "evenly"}} {
