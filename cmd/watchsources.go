@@ -223,13 +223,13 @@ func (w *watcher) natsOf(ctx context.Context, node string) string {
 
 // recall shows shortly what has happened: where the run began, and the newest of its steps, validations and stories.
 func (w *watcher) recall(past []metrics.Event) {
-	slices.SortStableFunc(past, func(a, b metrics.Event) int { return a.Time.Compare(b.Time) })
 	var shown []metrics.Event
-	for _, e := range past {
+	for _, e := range past { // as they came: a stream is read in its own order, which is not quite that of its events' times
 		if w.note(e) {
 			shown = append(shown, e)
 		}
 	}
+	slices.SortStableFunc(shown, func(a, b metrics.Event) int { return a.Time.Compare(b.Time) })
 	left := map[string]int{}
 	keep := make([]bool, len(shown))
 	for i, e := range slices.Backward(shown) {
