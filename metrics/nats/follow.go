@@ -71,8 +71,8 @@ type reader struct {
 	seen    bool      // what was stored at the start has been handed on
 }
 
-// Run calls emit with every event, and caughtUp once, when all that was stored at its start has been emitted; both from the
-// goroutine of Run. It blocks until ctx ends and returns nil then. Call it once.
+// Run calls emit with every event, and caughtUp once, when all that the server counted as stored at its start has been
+// emitted; both from the goroutine of Run. It blocks until ctx ends and returns nil then. Call it once.
 func (f *Follower) Run(ctx context.Context, emit func(metrics.Event), caughtUp func()) error {
 	changed := make(chan struct{}, 1)
 	nc, err := connection{url: f.c.URL, credentials: f.c.Credentials, tls: f.c.TLS, name: "mp watch " + f.c.Job, log: f.log, changed: changed}.connect(ctx)
