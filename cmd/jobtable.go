@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"mp/coordinator/web"
 	"mp/job"
 	"mp/mppb"
 )
@@ -60,27 +61,9 @@ type (
 		MemoryBytes     uint64    `json:"memory_bytes"`
 		Joined          time.Time `json:"joined"`
 	}
-	ledgerInfo struct {
-		Epoch          uint32 `json:"epoch"` // from 1
-		Images         uint64 `json:"images"`
-		ExpectedImages uint64 `json:"expected_images"`
-		Missing        uint64 `json:"missing"`
-		Repeated       uint64 `json:"repeated"`
-		Hash           string `json:"hash"`
-		ExpectedHash   string `json:"expected_hash"` // empty while the epoch is under way
-		HeldOut        uint64 `json:"held_out"`      // images that the job never trains on: none of them is among Images
-		Whole          bool   `json:"whole"`
-		Proven         bool   `json:"proven"` // whole, nothing missing or repeated, hashes equal
-	}
-	checkpointInfo struct {
-		Name   string    `json:"name"`
-		Update uint64    `json:"update"`
-		Time   time.Time `json:"time"`
-		Best   bool      `json:"best"`
-		Bytes  uint64    `json:"bytes"`
-		Whole  bool      `json:"whole"`
-	}
-	eventInfo struct {
+	ledgerInfo     = web.Ledger
+	checkpointInfo = web.Checkpoint
+	eventInfo      struct {
 		Sequence       uint64    `json:"sequence"`
 		Time           time.Time `json:"time"`
 		Topic          string    `json:"topic"`

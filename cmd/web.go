@@ -54,11 +54,10 @@ func (o webOptions) validate() error {
 	if !o.wanted() {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(o.address)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(o.address); err != nil {
 		return fmt.Errorf("%w: --http %q: want HOST:PORT, or none", job.ErrConfig, o.address)
 	}
-	if ip := net.ParseIP(host); o.token == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if o.token == "" && beyond(o.address) {
 		return fmt.Errorf("%w: --http %s is reached from other machines, and the page can cancel jobs: give --token, which it asks for, or serve it on "+
 			"127.0.0.1 and reach it with ssh -L 7080:127.0.0.1:7080", job.ErrConfig, o.address)
 	}
@@ -98,9 +97,7 @@ const endWithin = 2 * time.Second
 
 // serveWeb serves the page on a port until ctx ends; browsers get the last events then.
 func serveWeb(ctx context.Context, l net.Listener, page *web.Server, log *slog.Logger) error {
-	mux := http.NewServeMux()
-	mux.Handle("/", page)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 16,
+	server := &http.Server{Handler: page, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 16,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
@@ -150,12 +147,8 @@ func (w webJobs) Show(ctx context.Context, id string) (web.Detail, error) {
 		i := newWorkerInfo(m)
 		d.Workers = append(d.Workers, web.Member{Worker: i.Worker, Name: i.Name, Host: i.Host, Device: i.Device, State: i.State, Phase: i.Phase})
 	}
-	for _, l := range newJobDetail(reply).Ledger {
-		d.Ledger = append(d.Ledger, web.Ledger(l))
-	}
-	for _, c := range reply.Checkpoints {
-		d.Checkpoints = append(d.Checkpoints, web.Checkpoint(newCheckpointInfo(c)))
-	}
+	all := newJobDetail(reply)
+	d.Ledger, d.Checkpoints = all.Ledger, all.Checkpoints
 	return d, nil
 }
 

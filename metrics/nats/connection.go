@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	client "github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Keys of log records.
@@ -79,6 +81,42 @@ func (c connection) connect(ctx context.Context) (*client.Conn, error) {
 		return nil, fmt.Errorf("connect to NATS at %s with %s: %w", redact(c.url), c.credentials, err)
 	}
 	return nc, nil
+}
+
+// sessions runs one session after another on a connection of its own until ctx ends, and returns nil then. A session returns
+// what went wrong, which is told as an interruption, once while it stays the same; the next one begins when the connection
+// comes back, or after a while.
+func (c connection) sessions(ctx context.Context, interruption string, session func(jetstream.JetStream) error) error {
+	changed := make(chan struct{}, 1)
+	c.changed = changed
+	nc, err := c.connect(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("use NATS at %s: %w", redact(c.url), err)
+	}
+	for said := ""; ctx.Err() == nil; {
+		if nc.IsConnected() {
+			err := session(js)
+			text := fmt.Sprint(err)
+			if ctx.Err() == nil && nc.IsConnected() && !errors.Is(err, client.ErrDisconnected) && text != said {
+				c.log.Warn(interruption, keyError, text)
+				said = text
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-time.After(retryEvery):
+		}
+	}
+	return nil
 }
 
 // dialer dials until its context ends.

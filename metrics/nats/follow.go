@@ -74,36 +74,11 @@ type reader struct {
 // Run calls emit with every event, and caughtUp once, when all that the server counted as stored at its start has been
 // emitted; both from the goroutine of Run. It blocks until ctx ends and returns nil then. Call it once.
 func (f *Follower) Run(ctx context.Context, emit func(metrics.Event), caughtUp func()) error {
-	changed := make(chan struct{}, 1)
-	nc, err := connection{url: f.c.URL, credentials: f.c.Credentials, tls: f.c.TLS, name: "mp watch " + f.c.Job, log: f.log, changed: changed}.connect(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("follow %s: %w", f.c.Job, err)
-	}
-	r := &reader{}
-	for said := ""; ctx.Err() == nil; {
-		if nc.IsConnected() {
-			err := f.session(ctx, js, r, emit, caughtUp)
-			text := fmt.Sprint(err)
-			if ctx.Err() == nil && nc.IsConnected() && !errors.Is(err, client.ErrDisconnected) && text != said {
-				f.log.Warn("following a job is interrupted; it goes on where it was", keyJob, f.c.Job, keyError, text)
-				said = text
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-time.After(retryEvery):
-		}
-	}
-	return nil
+	read := &reader{}
+	c := connection{url: f.c.URL, credentials: f.c.Credentials, tls: f.c.TLS, name: "mp watch " + f.c.Job, log: f.log.With(keyJob, f.c.Job)}
+	return c.sessions(ctx, "following a job is interrupted; it goes on where it was", func(js jetstream.JetStream) error {
+		return f.session(ctx, js, read, emit, caughtUp)
+	})
 }
 
 // session reads until something goes wrong, and says what.

@@ -112,37 +112,12 @@ func (r *Recorder) note(stream jetstream.Stream, done uint64) {
 // Run records until ctx ends, and returns nil then; while NATS is away, or a sink fails, it waits. The last events before
 // the end of ctx may be recorded after the next start: Sync first where that matters. Call it once.
 func (r *Recorder) Run(ctx context.Context, sinkOf SinkOf) error {
-	changed := make(chan struct{}, 1)
-	nc, err := connection{url: r.c.URL, credentials: r.c.Credentials, tls: r.c.TLS, name: "mp recorder " + r.c.Durable, log: r.log, changed: changed}.connect(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return fmt.Errorf("record metrics: %w", err)
-	}
 	desks := &desks{sinkOf: sinkOf, log: r.log, open: map[string]*desk{}}
 	defer desks.closeAll()
-	for said := ""; ctx.Err() == nil; {
-		if nc.IsConnected() {
-			err := r.session(ctx, js, desks)
-			text := fmt.Sprint(err)
-			if ctx.Err() == nil && nc.IsConnected() && !errors.Is(err, client.ErrDisconnected) && text != said {
-				r.log.Warn("recording of metrics is interrupted; it goes on where it was", keyError, text)
-				said = text
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-time.After(retryEvery):
-		}
-	}
-	return nil
+	c := connection{url: r.c.URL, credentials: r.c.Credentials, tls: r.c.TLS, name: "mp recorder " + r.c.Durable, log: r.log}
+	return c.sessions(ctx, "recording of metrics is interrupted; it goes on where it was", func(js jetstream.JetStream) error {
+		return r.session(ctx, js, desks)
+	})
 }
 
 // How a session reads.
