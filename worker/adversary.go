@@ -13,6 +13,7 @@ import (
 	"mp/job"
 	"mp/model"
 	"mp/ops"
+	"mp/ops/pixel"
 )
 
 // Legend: N images of a shard, S side of the image, K classes, P elements of the parameters' flat buffer.
@@ -74,7 +75,7 @@ func (a *adversary) eps() float64 {
 
 // net is the replica's network as attacks see it. mode is that of its layers.
 func (r *replica) net(mode model.Mode) *attack.Net {
-	n := &attack.Net{Mean: channelMean(), Std: channelStd(), Forward: func(s *ops.Scope, z torch.Tensor) torch.Tensor {
+	n := &attack.Net{Mean: pixel.Mean(), Std: pixel.Std(), Forward: func(s *ops.Scope, z torch.Tensor) torch.Tensor {
 		r.beat()
 		return r.model.Forward(s, z, mode)
 	}}
@@ -83,10 +84,6 @@ func (r *replica) net(mode model.Mode) *attack.Net {
 	}
 	return n
 }
-
-// The normalisation of what loaders deliver, the reference's.
-func channelMean() []float64 { return []float64{.485, .456, .406} }
-func channelStd() []float64  { return []float64{.229, .224, .225} }
 
 // lesson attacks a shard's images and runs the network on them; before, where the job asks for it, the weights are moved
 // against that loss (see settle).

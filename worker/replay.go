@@ -13,6 +13,7 @@ import (
 	"mp/data"
 	"mp/job"
 	"mp/ops"
+	"mp/ops/pixel"
 )
 
 // Free adversarial training (Shafahi et al., 2019) makes several updates with a batch, and each one's gradient moves the
@@ -68,7 +69,7 @@ func (v *visit) sumSigns(ctx context.Context, at position) ([]int32, error) {
 
 // replayed returns normalised images [N 3 S S] moved by the perturbation, as a leaf.
 func (a *adversary) replayed(s *ops.Scope, b *data.Batch, x torch.Tensor) (lesson, torch.Tensor) {
-	r, net := a.r, attack.Net{Mean: channelMean(), Std: channelStd()}
+	r, net := a.r, attack.Net{Mean: pixel.Mean(), Std: pixel.Std()}
 	n, side := int64(len(b.IDs)), int64(b.Size)
 	values := make([]float32, n*3*side*side)
 	l := lesson{}

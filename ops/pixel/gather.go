@@ -44,10 +44,15 @@ type OutSpec struct {
 	Mean, Std [3]float32
 }
 
-// ImageNet fills in the mean and standard deviation that the reference normalises with.
+// Mean and Std are what the reference normalises red, green and blue with, of values from 0 to 1.
+func Mean() []float64 { return []float64{0.485, 0.456, 0.406} }
+func Std() []float64  { return []float64{0.229, 0.224, 0.225} }
+
+// ImageNet fills in Mean and Std.
 func (s OutSpec) ImageNet() OutSpec {
-	s.Mean = [3]float32{0.485, 0.456, 0.406}
-	s.Std = [3]float32{0.229, 0.224, 0.225}
+	for c := range 3 {
+		s.Mean[c], s.Std[c] = float32(Mean()[c]), float32(Std()[c])
+	}
 	return s
 }
 

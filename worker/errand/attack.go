@@ -16,14 +16,10 @@ import (
 
 // Legend: N images, S side of the image, K classes.
 
-// The normalisation of every network here, the reference's.
-func channelMean() []float64 { return []float64{.485, .456, .406} }
-func channelStd() []float64  { return []float64{.229, .224, .225} }
-
 // Net is a network as attacks see it, computing in a precision of job's, or FP64. look is called before each look; it may be
 // nil.
 func Net(m *model.Model, precision string, look func()) *attack.Net {
-	n := &attack.Net{Mean: channelMean(), Std: channelStd(), Forward: func(s *ops.Scope, z torch.Tensor) torch.Tensor {
+	n := &attack.Net{Mean: pixel.Mean(), Std: pixel.Std(), Forward: func(s *ops.Scope, z torch.Tensor) torch.Tensor {
 		if look != nil {
 			look()
 		}
