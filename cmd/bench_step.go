@@ -47,7 +47,8 @@ type stepSpec struct {
 	Dir     string `json:"dir,omitempty"`    // where ranks find one another
 	Data    string `json:"data,omitempty"`   // of packs, for ours
 
-	Strategy string `json:"strategy,omitempty"` // of adversarial training, or none, with images varied as in our recipe; empty: as they are
+	Strategy     string `json:"strategy,omitempty"`      // of adversarial training, or none, with images varied as in our recipe; empty: as they are
+	AdvPrecision string `json:"adv_precision,omitempty"` // of the network while the strategy attacks; empty: as in the update
 }
 
 // benchStepOptions is what `mp bench step` is asked for.

@@ -37,7 +37,10 @@ func (s stepSpec) job() (job.Spec, error) {
 		}
 		j.Adversarial = s.Strategy // an unknown one has no defaults, and is refused below
 		j.AdvEps, j.AdvStepSize, j.AdvSteps, j.AdvBeta = d.AdvEps, d.AdvStepSize, d.AdvSteps, d.AdvBeta
-		j.AdvBatchNorm, j.AdvWatch, j.Augment = d.AdvBatchNorm, d.AdvWatch, d.Augment
+		j.AdvBatchNorm, j.AdvPrecision, j.AdvWatch, j.Augment = d.AdvBatchNorm, d.AdvPrecision, d.AdvWatch, d.Augment
+		if s.AdvPrecision != "" && s.Strategy != job.AdversarialFree { // whose attack is its update
+			j.AdvPrecision = s.AdvPrecision
+		}
 	}
 	return j, j.Validate()
 }

@@ -17,6 +17,7 @@ type benchTraining struct {
 	on                 bool
 	models, strategies []string
 	size, workers      int
+	precision          string
 }
 
 func (o *benchTraining) add(c *cobra.Command) {
@@ -25,6 +26,7 @@ func (o *benchTraining) add(c *cobra.Command) {
 	f.StringSliceVar(&o.models, "model", []string{job.ModelSimpleNet, job.ModelSceneNet}, "with --training: networks, by commas")
 	f.StringSliceVar(&o.strategies, "strategy", []string{job.AdversarialPGD, job.AdversarialFGSMRS, job.AdversarialNFGSM, job.AdversarialFree},
 		"with --training: strategies, by commas, with their default steps; free counts by its passes, replays included")
+	f.StringVar(&o.precision, "adv-precision", job.AdvSame, "with --training: numbers in the network while pgd, fgsm-rs and nfgsm attack: same, bf16")
 	f.IntVar(&o.size, "image-size", 64, "with --training: side of the images in pixels")
 	f.IntVar(&o.workers, "workers", 0, "with --training: workers whose speed is compared with one worker's, each with --threads, 1 unless given; 0: one a core, 1: none")
 }
@@ -130,7 +132,7 @@ func (f trainingFigures) rows(name string, workers int, attacked bool) (rows []b
 
 // base is what all measurements have in common. Everything that is asked for is checked before the first.
 func (o *benchTraining) base(a benchAttackOptions) (stepSpec, error) {
-	s := stepSpec{Mode: modeChannelsLast, Batch: a.Batch, Size: o.size, Threads: max(a.Threads, 1), Seconds: a.Seconds}
+	s := stepSpec{Mode: modeChannelsLast, Batch: a.Batch, Size: o.size, Threads: max(a.Threads, 1), Seconds: a.Seconds, AdvPrecision: o.precision}
 	if slices.Equal(a.modes, []string{modeBF16}) {
 		s.Mode = modeBF16
 	}

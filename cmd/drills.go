@@ -49,7 +49,7 @@ func drills() []drill {
 // there are fewer.
 func trainAgainstPGD(s *job.Spec) {
 	s.Adversarial, s.AdvEps, s.AdvStepSize, s.AdvSteps, s.AdvBatchNorm = job.AdversarialPGD, "2/255", "0.5/255", 7, job.NormEval
-	s.AdvWatch, s.AdvWatchImages = job.WatchTell, 32
+	s.AdvPrecision, s.AdvWatch, s.AdvWatchImages = job.AdvSame, job.WatchTell, 32
 	s.Epochs = max(6, s.Epochs/7)
 }
 

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -120,7 +121,17 @@ func TestRunsSurvive(t *testing.T) {
 		}, exitDone},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p, run := startTraining(t, append(args, "--workers", c.workers)...)
+			address, err := freeAddress()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, run := startTraining(t, append(args, "--workers", c.workers, "--monitor", address)...)
+			if _, text := look(t, "http://"+address+"/metrics"); !strings.Contains(text, `mp_update{run="`) {
+				t.Errorf("no run's update is shown to Prometheus:\n%s", text)
+			}
+			if code, text := look(t, "http://"+address+"/readyz"); code != http.StatusOK {
+				t.Errorf("while it trains it is not ready: %d, %s", code, text)
+			}
 			children := childrenOf(p.pid)
 			if len(children) == 0 {
 				t.Errorf("training has no children")

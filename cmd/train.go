@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,7 @@ type trainOptions struct {
 func newTrainCommand(e *env) *cobra.Command {
 	var o trainOptions
 	var page webFlags
-	var token string
+	var token, address string
 	c := &cobra.Command{
 		Use:   "train DATA",
 		Short: "Train a network on this machine",
@@ -70,6 +71,7 @@ func newTrainCommand(e *env) *cobra.Command {
 	page.add(c)
 	f.StringVar(&token, "token", "", "secret that the web page asks for; empty: none")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show configuration, layers, memory and schedule without training")
+	f.StringVar(&address, "monitor", "", monitorHelp)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		dir := ""
 		if len(args) > 0 {
@@ -83,7 +85,10 @@ func newTrainCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return train(c.Context(), e, r)
+		return withMonitor(c.Context(), address, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
+			r.monitor = m
+			return train(ctx, e, r)
+		})
 	}
 	return c
 }
@@ -95,6 +100,7 @@ type run struct {
 	layout    layout
 	directory string // of the run that goes on; empty: a new one
 	fresh     bool   // its directory was made by this call
+	monitor   *monitor
 }
 
 // resolveRun finds what to train: the flags over, where --resume names a run of ours, that run's own job.

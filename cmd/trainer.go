@@ -75,6 +75,8 @@ func (t *trainer) general(e *mppb.Event) {
 // lead starts the workers, hands in the job and waits for its end. asked ends when a person wants the run to stop, ctx when
 // the coordinator is broken too.
 func (t *trainer) lead(asked, ctx context.Context, h *hub) (trained, error) {
+	t.monitor.show(h.coordinator.Alive, h.numbers.Handler())
+	t.monitor.watch(h.coordinator.Ready)
 	var err error
 	if h.page != "" {
 		fmt.Fprintln(t.env.human(), "web page: "+h.page)

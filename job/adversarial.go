@@ -20,6 +20,8 @@ const (
 	NormEval  = "eval"
 	NormTrain = "train"
 
+	AdvSame = "same"
+
 	WatchTell     = "tell"
 	WatchStop     = "stop"
 	WatchRollback = "rollback"
@@ -54,7 +56,7 @@ const watchImages = 500
 
 // adversarialDefaults fills in what the strategy chosen in s decides.
 func adversarialDefaults(d *Spec, s Spec) {
-	d.Adversarial, d.AdvBatchNorm, d.AdvWatch = AdversarialNone, NormEval, WatchTell
+	d.Adversarial, d.AdvBatchNorm, d.AdvPrecision, d.AdvWatch = AdversarialNone, NormEval, AdvSame, WatchTell
 	for _, r := range adversarialRows() {
 		if r.strategy != s.Adversarial {
 			continue
@@ -110,7 +112,7 @@ func ParseAmount(text string) (float64, error) {
 // checkAdversarial says what of the adversarial options cannot be.
 func (s Spec) checkAdversarial(report func(string, ...any)) {
 	if !s.Attacked() {
-		if s.AdvEps != "" || s.AdvStepSize != "" || s.AdvSteps != 0 || s.AdvBeta != 0 || s.AdvWarmup != 0 || s.AdvClean != 0 || s.AdvAWP != 0 || s.AdvWatchImages != 0 {
+		if s.AdvEps != "" || s.AdvStepSize != "" || s.AdvSteps != 0 || s.AdvBeta != 0 || s.AdvWarmup != 0 || s.AdvClean != 0 || s.AdvAWP != 0 || s.AdvWatchImages != 0 || s.AdvPrecision == BF16 {
 			report("the --adv options belong to adversarial training: choose --adversarial, such as pgd, or leave them out")
 		}
 		return
@@ -136,6 +138,9 @@ func (s Spec) checkAdversarial(report func(string, ...any)) {
 		report("--adv-beta 0 leaves nothing of %s: choose the weight of its robust term, or --adversarial pgd", s.Adversarial)
 	case !weighs && s.AdvBeta != 0:
 		report("--adv-beta belongs to --adversarial trades and mart: leave it out")
+	}
+	if s.Adversarial == AdversarialFree && s.AdvPrecision == BF16 {
+		report("--adv-precision bf16: free attacks with the gradients of its updates, which have --precision: leave it out, or choose another --adversarial")
 	}
 	if s.AdvWarmup > float64(s.Epochs) && s.Epochs > 0 {
 		report("--adv-warmup %g epochs do not end within --epochs %d: lower --adv-warmup", s.AdvWarmup, s.Epochs)

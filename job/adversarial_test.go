@@ -76,6 +76,9 @@ func TestImpossibleAdversarialTrainingIsRefused(t *testing.T) {
 		{"pgd", func(s *Spec) { s.AdvWatch = WatchPGD }, "belongs to --adversarial fgsm-rs and nfgsm"},
 		{"none", func(s *Spec) { s.AdvEps = "8/255" }, "the --adv options belong to adversarial training"},
 		{"pgd", func(s *Spec) { s.AdvBatchNorm = "batch" }, "choose eval, train"},
+		{"pgd", func(s *Spec) { s.AdvPrecision = "fp64" }, "choose same, bf16"},
+		{"free", func(s *Spec) { s.AdvPrecision = BF16 }, "free attacks with the gradients of its updates"},
+		{"none", func(s *Spec) { s.AdvPrecision = BF16 }, "the --adv options belong to adversarial training"},
 	} {
 		s, err := Default(Spec{Adversarial: c.strategy})
 		if err != nil {

@@ -87,6 +87,7 @@ type Spec struct {
 	AdvClean       float64 `yaml:"adv-clean" json:"adv-clean"`
 	AdvAWP         float64 `yaml:"adv-awp" json:"adv-awp"`
 	AdvBatchNorm   string  `yaml:"adv-batch-norm" json:"adv-batch-norm"`
+	AdvPrecision   string  `yaml:"adv-precision" json:"adv-precision"`
 	AdvWatch       string  `yaml:"adv-watch" json:"adv-watch"`
 	AdvWatchImages int     `yaml:"adv-watch-images" json:"adv-watch-images"`
 

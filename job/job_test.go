@@ -59,7 +59,7 @@ func TestCourseRecipeIsTheReference(t *testing.T) {
 			Recipe: "course", Model: c.model, Conv: c.conv, Epochs: c.epochs, BatchSize: 256, Shards: 1, ImageSize: "128",
 			Optimizer: c.optimizer, LR: c.lr, Schedule: "cosine", Warmup: 5, Momentum: c.momentum, WeightDecay: c.decay, DecayAll: true, ClipGrad: c.clips,
 			Augment: "course", ValBatch: 100, Scale: "144", Interpolation: "random",
-			Adversarial: "none", AdvBatchNorm: "eval", AdvWatch: "tell",
+			Adversarial: "none", AdvBatchNorm: "eval", AdvPrecision: "same", AdvWatch: "tell",
 			Device: "auto", Precision: "fp32", PrintFreq: 10, KeepCheckpoints: 2, Pictures: true,
 		}
 		if got != want {

@@ -75,6 +75,8 @@ func Options() []Option {
 		{Name: "adv-awp", Group: adversarial, Help: "how far the weights are moved against the loss before the gradient is taken, as a share of their length, such as 0.005; 0: not", Field: func(s *Spec) any { return &s.AdvAWP }},
 		{Name: "adv-batch-norm", Group: adversarial, Help: "what batch norms use while the attack looks: the running statistics or the batch's", Field: func(s *Spec) any { return &s.AdvBatchNorm },
 			Words: []string{NormEval, NormTrain}},
+		{Name: "adv-precision", Group: adversarial, Help: "numbers in the network while the attack looks: as --precision, or bf16, which only needs the gradient's signs; pays where the processor has instructions for it", Field: func(s *Spec) any { return &s.AdvPrecision },
+			Words: []string{AdvSame, BF16}},
 		{Name: "adv-watch", Group: adversarial, Help: "what happens when robust accuracy collapses: it is told, and the run stops, goes on from the best weights, or goes on with pgd", Field: func(s *Spec) any { return &s.AdvWatch },
 			Words: []string{WatchTell, WatchStop, WatchRollback, WatchPGD}},
 		{Name: "adv-watch-images", Group: adversarial, Help: "training images that are held out of training, an equal share of every stretch of the list, and attacked by PGD-10 after each epoch; they choose the best checkpoint; 0: none, all images train, and top-1 on the validation images chooses", Field: func(s *Spec) any { return &s.AdvWatchImages }},

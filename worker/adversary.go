@@ -154,6 +154,9 @@ func (a *adversary) attacked(ctx context.Context, s *ops.Scope, b *data.Batch, x
 		mode.Keys = append(mode.Keys, b.Keys[i])
 	}
 	net := r.net(mode)
+	if r.spec.AdvPrecision == job.BF16 {
+		net.DType = ops.BFloat16
+	}
 	c := s.Child()
 	defer c.Close()
 	some := x

@@ -31,7 +31,7 @@ func adversarial(t testing.TB, s job.Spec, strategy string) job.Spec {
 		t.Fatal(err)
 	}
 	s.Adversarial, s.AdvEps, s.AdvStepSize, s.AdvSteps, s.AdvBeta = strategy, d.AdvEps, d.AdvStepSize, min(d.AdvSteps, 3), d.AdvBeta
-	s.AdvBatchNorm, s.AdvWatch, s.AdvWatchImages, s.LabelSmoothing = d.AdvBatchNorm, d.AdvWatch, 2, d.LabelSmoothing
+	s.AdvBatchNorm, s.AdvPrecision, s.AdvWatch, s.AdvWatchImages, s.LabelSmoothing = d.AdvBatchNorm, d.AdvPrecision, d.AdvWatch, 2, d.LabelSmoothing
 	return s
 }
 
@@ -259,7 +259,11 @@ func TestAttacksLeaveStatisticsAndWeightsAlone(t *testing.T) {
 	if slices.Equal(eval, shardOf(t, s, p, 1)) {
 		t.Error("--adv-batch-norm train is as eval")
 	}
-	s.AdvBatchNorm, s.AdvAWP = job.NormEval, .01
+	s.AdvBatchNorm, s.AdvPrecision = job.NormEval, job.BF16
+	if slices.Equal(eval, shardOf(t, s, p, 1)) {
+		t.Error("--adv-precision bf16 is as same")
+	}
+	s.AdvPrecision, s.AdvAWP = job.AdvSame, .01
 	moved := shardOf(t, s, p, 1)
 	if slices.Equal(eval, moved) {
 		t.Error("--adv-awp changes nothing")

@@ -2,9 +2,9 @@
 
     compare.py --mp ./mp --data miniplaces --checkpoint simplenet_44.02.pth.tar [--images 500] [--eps 0.25/255,0.5/255,1/255]
 
-Both sides attack the same images of the validation list in float32 with the same steps, restarts and rivals. A row says which
-part of the images is still recognised: as mp says, as PyTorch says of mp's images, and as PyTorch says of torchattacks' images;
-then by how much mp is weaker, in images of a hundred (negative: stronger), and the seconds of both.
+Both sides attack the same images of the validation list in float32 with the same steps, restarts and rivals; images that are not
+recognised as they are need no attack, so neither side spends time on them. A row says which part of all images is still
+recognised: as mp says, as PyTorch says of mp's images, and as PyTorch says of torchattacks' images; then by how much mp is weaker, in images of a hundred (negative: stronger), and the seconds of both.
 `make attack-compare` fetches torchattacks into a folder, which the variable TORCHATTACKS names, and calls this.
 """
 import argparse
@@ -44,9 +44,11 @@ class SimpleNet(nn.Module):
 
 
 def load(path):
-    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    """A PyTorch file of the reference, or what `mp checkpoint convert RUN F.safetensors` writes."""
+    state = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
     net = SimpleNet()
-    net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()}, strict=False)
+    lacks = net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()}, strict=False)
+    assert set(lacks.missing_keys) == {"mean", "std"} and not lacks.unexpected_keys, f"{path} is no SimpleNet: {lacks}"
     return net.eval()
 
 
@@ -59,13 +61,12 @@ class Ensemble:
     def __call__(self, x, y):
         x = x.clone()
         for member in self.members:
-            with torch.no_grad():
-                standing = (self.net(x).argmax(1) == y).nonzero().flatten()
-            if len(standing):
-                changed = member(x[standing], y[standing])
+            left = standing(self.net, x, y)
+            if len(left):
+                changed = member(x[left], y[left])
                 with torch.no_grad():
-                    broken = self.net(changed).argmax(1) != y[standing]
-                x[standing[broken]] = changed[broken]
+                    broken = self.net(changed).argmax(1) != y[left]
+                x[left[broken]] = changed[broken]
         return x
 
 
@@ -96,9 +97,14 @@ def theirs(steps, rivals, queries):
     }
 
 
-def recognised(net, x, y):
+def standing(net, x, y):
+    """The places of the images that are recognised."""
     with torch.no_grad():
-        return sum((net(a).argmax(1) == b).sum().item() for a, b in zip(x.split(50), y.split(50))) * 100 / len(y)
+        return torch.cat([net(a).argmax(1) == b for a, b in zip(x.split(50), y.split(50))]).nonzero().flatten()
+
+
+def recognised(net, x, y):
+    return len(standing(net, x, y)) * 100 / len(y)
 
 
 def ours(options, attack, eps, where):
@@ -142,12 +148,11 @@ def main():
             assert (found["images"] - x).abs().max() <= radius * 1.0001 + 1e-7, "mp left the ball"
             queries = options.steps * 50 if attack == "autoattack" else options.queries
             other = theirs(options.steps, options.rivals, queries)[attack](net, radius)
-            began, changed = time.time(), []
-            for a, b in zip(x.split(50), y.split(50)):
+            began, changed = time.time(), x.clone()
+            for at in standing(net, x, y).split(50):
                 torch.manual_seed(0)
-                changed.append(other(a, b))
+                changed[at] = other(x[at], y[at])
             took = time.time() - began
-            changed = torch.cat(changed)
             assert (changed - x).abs().max() <= radius * 1.0001 + 1e-7, "torchattacks left the ball"
             here, there = recognised(net, found["images"], y), recognised(net, changed, y)
             worst = max(worst, here - there)
