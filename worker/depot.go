@@ -8,6 +8,9 @@ import (
 	"path"
 	"path/filepath"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"mp/mppb"
 )
 
@@ -26,7 +29,8 @@ const (
 func (d depot) folder(v *mppb.View) string { return filepath.Join(d.scratch, "made", v.Job) }
 
 // keep brings the files to the coordinators, the manifest last, then the pointer, and removes what lies here. What they
-// have already, from a worker that began before, is not sent again.
+// have already, from a worker that began before, is not sent again; where they have the whole checkpoint, written by a
+// worker that has gone meanwhile, that one stands: its name says that its state is the same.
 func (d depot) keep(ctx context.Context, k kept) error {
 	name := filepath.Base(k.path)
 	entries, err := os.ReadDir(k.path)
@@ -40,7 +44,11 @@ func (d depot) keep(ctx context.Context, k kept) error {
 		}
 	}
 	for _, f := range append(files, manifestFile) {
-		if err := d.put(ctx, k.view.Job, path.Join(checkpointsFolder, name, f), filepath.Join(k.path, f)); err != nil {
+		err := d.put(ctx, k.view.Job, path.Join(checkpointsFolder, name, f), filepath.Join(k.path, f))
+		if status.Code(err) == codes.AlreadyExists {
+			break
+		}
+		if err != nil {
 			return err
 		}
 	}

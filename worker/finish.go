@@ -30,7 +30,7 @@ func (e *engine) save(view *mppb.View) error {
 		return err
 	}
 	e.saved = s.at
-	e.saver.put(e.background, saving{view: view, name: updateName(s.at), state: s.state})
+	e.saver.put(e.background, saving{view: view, name: checkpointName(s.at, e.replica.validationDue(s.at)), state: s.state})
 	return nil
 }
 

@@ -117,10 +117,14 @@ func (s *saver) flush(ctx context.Context) error {
 // wait blocks until what put started has ended: after the end of its context.
 func (s *saver) wait() { s.running.Wait() }
 
-// update and best name checkpoints by the update after which they stand.
-func updateName(at position) string {
-	if at.Replay > 0 {
+// checkpointName and bestName name checkpoints by the update after which they stand. A state that a job has once has a name
+// of its own, so whoever saves it and however often, a name stands for the same state.
+func checkpointName(at position, validationDue bool) string {
+	switch {
+	case at.Replay > 0:
 		return fmt.Sprintf("update-%08d-%d", at.Done, at.Replay)
+	case validationDue:
+		return fmt.Sprintf("update-%08d-unvalidated", at.Done)
 	}
 	return fmt.Sprintf("update-%08d", at.Done)
 }
