@@ -75,7 +75,7 @@ func Options() []Option {
 		{Name: "adv-awp", Group: adversarial, Help: "how far the weights are moved against the loss before the gradient is taken, as a share of their length, such as 0.005; 0: not", Field: func(s *Spec) any { return &s.AdvAWP }},
 		{Name: "adv-batch-norm", Group: adversarial, Help: "what batch norms use while the attack looks: the running statistics or the batch's", Field: func(s *Spec) any { return &s.AdvBatchNorm },
 			Words: []string{NormEval, NormTrain}},
-		{Name: "adv-precision", Group: adversarial, Help: "numbers in the network while the attack looks: as --precision, or bf16, which only needs the gradient's signs; pays where the processor has instructions for it", Field: func(s *Spec) any { return &s.AdvPrecision },
+		{Name: "adv-precision", Group: adversarial, Help: "numbers in the network while the attack looks: as --precision, or bf16, enough for the signs of its gradients and dearer or cheaper by the device (mp bench attack --training --adv-precision bf16)", Field: func(s *Spec) any { return &s.AdvPrecision },
 			Words: []string{AdvSame, BF16}},
 		{Name: "adv-watch", Group: adversarial, Help: "what happens when robust accuracy collapses: it is told, and the run stops, goes on from the best weights, or goes on with pgd", Field: func(s *Spec) any { return &s.AdvWatch },
 			Words: []string{WatchTell, WatchStop, WatchRollback, WatchPGD}},
