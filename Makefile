@@ -3,7 +3,7 @@
 # make attack-compare DATA=DIR CHECKPOINT=F   mp attack beside torchattacks, which it fetches; hours (IMAGES=, EPS=, ATTACKS= shorten it)
 # make test       everything CI checks
 # make web-check   looks at the web page with headless Chromium while mp trains; pictures in build/screenshots
-# make drills     hurts a cluster of processes in every way that is on the list of mp drill, some minutes
+# make drills     hurts a cluster of processes in every way that is on the list of mp drill, half an hour (TLS=on: one that speaks TLS; root for all of it)
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make kube-check the manifests against a real control plane of Kubernetes, which it builds: half an hour the first time, as root
 # make image-root the root of the container image, under build/image
@@ -178,9 +178,10 @@ web-check: libs
 		else echo "missing Chromium; run: sudo apt-get install -y chromium" >&2; exit 1; fi; fi
 	SCREENSHOTS=$(BUILD)/screenshots go test -count 1 -timeout 15m -run 'TestPage' ./coordinator/web ./cmd
 
+TLS ?= off
 drills: all
 	go test -tags long -timeout 30m ./internal/testcluster
-	./mp drill all
+	./mp drill all --tls $(TLS) --out $(BUILD)/drills.json
 
 MINUTES ?= 30
 soak: all

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,10 +15,9 @@ import (
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-
 	"mp/job"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // fleetConfig is a cluster of real processes on this machine, to be hurt.
@@ -29,6 +29,10 @@ type fleetConfig struct {
 	minWorkers   int
 	failAfter    time.Duration
 	nats         string // as --nats
+	hosts        bool   // each process on a host of its own; else all on this one
+	secret       string // of a cluster that speaks TLS; empty: it does not
+	small        string // folder of each coordinator that is a small disk of its own: data or runs; empty: none
+	seed         uint64 // of what the network does
 }
 
 // fleet is a running cluster of processes. Its methods are for one goroutine; what it watches is gathered by others.
@@ -39,6 +43,8 @@ type fleet struct {
 	client  *mppb.Client
 	cancel  context.CancelFunc
 	wait    sync.WaitGroup
+	network *hosts   // nil: all are on this machine's
+	disks   []string // small ones, to be unmounted
 
 	mu     sync.Mutex
 	job    *mppb.Job // as last seen
@@ -50,6 +56,7 @@ type fleet struct {
 // node is one coordinator; it keeps its address and its folder through every life.
 type node struct {
 	id, address string
+	environ     []string // beside what all have
 	*process
 }
 
@@ -63,31 +70,105 @@ type commit struct {
 // newFleet starts the coordinators and waits for a leader.
 func newFleet(ctx context.Context, c fleetConfig) (*fleet, error) {
 	f := &fleet{fleetConfig: c, workers: map[string]*process{}}
-	var all []string
-	for i := range c.coordinators {
-		address, err := freeAddress()
-		if err != nil {
-			return nil, err
-		}
-		f.nodes = append(f.nodes, &node{id: "coordinator-" + strconv.Itoa(i+1), address: address})
-		all = append(all, address)
-	}
-	for _, n := range f.nodes {
-		if err := f.startNode(n); err != nil {
-			f.close()
-			return nil, err
-		}
-	}
-	var err error
-	if f.client, err = mppb.NewClient(mppb.ClientConfig{Addresses: all, FailAfter: c.failAfter}); err != nil {
-		f.close()
-		return nil, err
-	}
-	if _, err := f.leader(ctx); err != nil {
+	if err := f.begin(ctx); err != nil {
 		f.close()
 		return nil, err
 	}
 	return f, nil
+}
+
+func (f *fleet) begin(ctx context.Context) (err error) {
+	if f.hosts {
+		if f.network, err = newHosts(f.seed); err != nil {
+			return err
+		}
+	}
+	for i := range f.coordinators {
+		n := &node{id: "coordinator-" + strconv.Itoa(i+1)}
+		if n.address, err = f.place(n.id, coordinatorPort); err != nil {
+			return err
+		}
+		f.nodes = append(f.nodes, n)
+		if f.small != "" {
+			if err := f.smallDisk(filepath.Join(f.dir, n.id, f.small)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range f.nodes {
+		if err := f.startNode(n); err != nil {
+			return err
+		}
+	}
+	if f.client, err = f.clientOf(strings.Split(f.addresses(), ",")...); err != nil {
+		return err
+	}
+	_, err = f.leader(ctx)
+	return err
+}
+
+// clientOf is a client of the coordinators at some addresses.
+func (f *fleet) clientOf(addresses ...string) (*mppb.Client, error) {
+	dial, err := f.dialer()
+	if err != nil {
+		return nil, err
+	}
+	return mppb.NewClient(mppb.ClientConfig{Addresses: addresses, FailAfter: f.failAfter, Dial: dial})
+}
+
+// place is where a process listens that has a name: on its host, or at a free port of this machine.
+func (f *fleet) place(name string, port uint16) (string, error) {
+	if f.network == nil {
+		return freeAddress()
+	}
+	h, err := f.network.at(name)
+	if err != nil {
+		return "", err
+	}
+	return h.address(port), nil
+}
+
+// dialer is how the drill reaches the coordinators; nil: by plain TCP.
+func (f *fleet) dialer() (func(context.Context, string) (net.Conn, error), error) {
+	var dial trust.Dialer
+	if f.network != nil {
+		dial = f.network.dial
+	}
+	if f.secret == "" {
+		return dial, nil
+	}
+	if dial == nil {
+		dial = trust.DialTCP
+	}
+	a, err := trust.NewAuthority(f.secret, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	me, err := a.Identity(trust.Party{Role: trust.Client, Name: "drill"})
+	if err != nil {
+		return nil, err
+	}
+	return me.Over(dial, trust.Coordinator), nil
+}
+
+// start starts a process of the cluster, on its host and with the cluster's secret, which no argument shows.
+func (f *fleet) start(name string, args []string, environ ...string) (*process, error) {
+	tls := tlsOff
+	c := processConfig{name: name, program: f.program, log: filepath.Join(f.dir, strings.ReplaceAll(name, " ", "-")+".log")}
+	c.env = append(childEnv(os.Environ()), environ...)
+	if f.secret != "" {
+		tls = tlsOn
+		c.env = append(c.env, twin("token")+"="+f.secret)
+	}
+	c.args = append(args, "--tls", tls)
+	if f.network != nil {
+		h, err := f.network.at(name)
+		if err != nil {
+			return nil, err
+		}
+		c.enter = h.enter
+	}
+	return startProcess(c)
 }
 
 // freeAddress is a free port of this machine's own interface.
@@ -112,7 +193,7 @@ func (f *fleet) startNode(n *node) error {
 		}
 		args = append(args, "--peers", strings.Join(peers, ","))
 	}
-	p, err := startProcess(processConfig{name: n.id, program: f.program, args: args, log: filepath.Join(f.dir, n.id+".log")})
+	p, err := f.start(n.id, args, n.environ...)
 	if err != nil {
 		return err
 	}
@@ -129,9 +210,17 @@ func (f *fleet) addresses() string {
 	return strings.Join(all, ",")
 }
 
-// startWorker starts the worker with a number from 1 on, again if it has ended.
+// workerName is the name of a worker, its process and its host.
+func workerName(number int) string { return "worker " + strconv.Itoa(number) }
+
+// startWorker starts the worker with a number from 1 on, again if it has ended, with further arguments.
 func (f *fleet) startWorker(number int, more ...string) (*process, error) {
-	name := "worker " + strconv.Itoa(number)
+	return f.startWorkerIn(number, nil, more...)
+}
+
+// startWorkerIn is startWorker with more in its environment.
+func (f *fleet) startWorkerIn(number int, environ []string, more ...string) (*process, error) {
+	name := workerName(number)
 	if p := f.workers[name]; p != nil {
 		select {
 		case <-p.done:
@@ -139,9 +228,16 @@ func (f *fleet) startWorker(number int, more ...string) (*process, error) {
 			return nil, fmt.Errorf("%s is running", name)
 		}
 	}
+	listen := "127.0.0.1:0"
+	if f.network != nil {
+		var err error
+		if listen, err = f.place(name, workerPort); err != nil {
+			return nil, err
+		}
+	}
 	args := append([]string{"worker", "--cpu", "--slot", strconv.Itoa(number), "--threads", "1", "--coordinator", f.addresses(), "--data", f.data, "--name", name,
-		"--listen", "127.0.0.1:0", "--scratch", filepath.Join(f.dir, "scratch-"+strconv.Itoa(number))}, more...)
-	p, err := startProcess(processConfig{name: name, program: f.program, args: args, log: filepath.Join(f.dir, "worker-"+strconv.Itoa(number)+".log")})
+		"--listen", listen, "--scratch", filepath.Join(f.dir, "scratch-"+strconv.Itoa(number))}, more...)
+	p, err := f.start(name, args, environ...)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +249,7 @@ func (f *fleet) startWorker(number int, more ...string) (*process, error) {
 func (f *fleet) running() []*process {
 	var all []*process
 	for i := 1; i <= 64; i++ {
-		p := f.workers["worker "+strconv.Itoa(i)]
+		p := f.workers[workerName(i)]
 		if p == nil {
 			continue
 		}
@@ -213,171 +309,6 @@ func (f *fleet) submit(ctx context.Context, s job.Spec) error {
 	return nil
 }
 
-// glance is the time between two looks at the job; what drills measure is this exact.
-const glance = 20 * time.Millisecond
-
-func (f *fleet) watchJob(ctx context.Context, id string) {
-	tick := time.NewTicker(glance)
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		err := askLeader(ctx, f.client, func(ctx context.Context, c mppb.ClusterClient) error {
-			d, err := c.Show(ctx, &mppb.JobName{Id: id})
-			if err == nil {
-				f.saw(d)
-			}
-			return err
-		})
-		if err != nil && ctx.Err() == nil {
-			return // the cluster forgot the job: whoever waits for it will say so
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
-	}
-}
-
-func (f *fleet) saw(d *mppb.JobDetail) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if n := len(f.steps); n == 0 || d.Job.Update != f.steps[n-1].update {
-		f.steps = append(f.steps, commit{time.Now(), d.Job.Update, d.Job.Workers})
-	}
-	f.job, f.detail = d.Job, d
-}
-
-// watchEvents follows the event log, by whichever coordinator leads, without a gap.
-func (f *fleet) watchEvents(ctx context.Context) {
-	from := uint64(1)
-	for ctx.Err() == nil {
-		_ = f.client.Do(ctx, func(ctx context.Context, conn grpc.ClientConnInterface) error {
-			stream, err := mppb.NewClusterClient(conn).Events(ctx, &mppb.EventsRequest{From: from, Follow: true})
-			for err == nil {
-				var e *mppb.Event
-				if e, err = stream.Recv(); err != nil {
-					break
-				}
-				from = e.Sequence + 1
-				f.mu.Lock()
-				f.events = append(f.events, e)
-				f.mu.Unlock()
-			}
-			return err
-		})
-		select {
-		case <-time.After(glance):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// now is the job as last seen.
-func (f *fleet) now() *mppb.Job {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.job
-}
-
-// workersNow is what the leader knows of its workers.
-func (f *fleet) workersNow() []*mppb.WorkerInfo {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.detail.GetWorkers()
-}
-
-// eventsSince are the events from a moment on that a filter lets through.
-func (f *fleet) eventsSince(at time.Time, keep func(*mppb.Event) bool) []*mppb.Event {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var found []*mppb.Event
-	for _, e := range f.events {
-		if e.Time >= at.UnixNano() && keep(e) {
-			found = append(found, e)
-		}
-	}
-	return found
-}
-
-// nextCommit is the time from a moment to the first commit after it; 0 while there is none.
-func (f *fleet) nextCommit(at time.Time) time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, s := range f.steps {
-		if s.at.After(at) {
-			return s.at.Sub(at)
-		}
-	}
-	return 0
-}
-
-// longestPause is the longest time between two commits from a moment on.
-func (f *fleet) longestPause(from time.Time) time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	longest, last := time.Duration(0), from
-	for _, s := range f.steps {
-		if s.at.After(from) {
-			longest, last = max(longest, s.at.Sub(last)), s.at
-		}
-	}
-	return longest
-}
-
-// until polls until ok, or says in its error what it waited for.
-func (f *fleet) until(ctx context.Context, limit time.Duration, what string, ok func() bool) error {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	tick := time.NewTicker(glance)
-	defer tick.Stop()
-	over := !goesOn(f.now().GetState())
-	for !ok() {
-		if !over && !goesOn(f.now().GetState()) { // little will happen after this
-			over = true
-			timer.Reset(min(limit, 10*time.Second))
-		}
-		select {
-		case <-tick.C:
-		case <-timer.C:
-			j := f.now()
-			return fmt.Errorf("waited in vain for %s; the job is %s at update %d of %d: %s", what, strings.ToLower(j.GetState().String()), j.GetUpdate(), j.GetUpdates(), j.GetReason())
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-// untilUpdate waits for an update to be committed.
-func (f *fleet) untilUpdate(ctx context.Context, update uint64) error {
-	return f.until(ctx, time.Minute, fmt.Sprintf("update %d", update), func() bool { return f.now().GetUpdate() >= update })
-}
-
-// untilWorkers waits until a view has as many workers that compute.
-func (f *fleet) untilWorkers(ctx context.Context, n int) error {
-	return f.until(ctx, time.Minute, count(n, "worker that computes", "workers that compute"), func() bool { return f.computing() == n })
-}
-
-// computing is the number of workers that have shards.
-func (f *fleet) computing() int {
-	n := 0
-	for _, w := range f.workersNow() {
-		if w.View > 0 && len(w.Shards) > 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// untilEnd waits for the job's end.
-func (f *fleet) untilEnd(ctx context.Context, limit time.Duration) (*mppb.Job, error) {
-	err := f.until(ctx, limit, "the job's end", func() bool { return !goesOn(f.now().GetState()) })
-	j := f.now()
-	if err == nil && j.State != mppb.Job_DONE {
-		err = fmt.Errorf("the job is %s: %s", strings.ToLower(j.State.String()), j.Reason)
-	}
-	return j, err
-}
-
 // close kills everything and waits for its end.
 func (f *fleet) close() {
 	if f.cancel != nil {
@@ -398,6 +329,10 @@ func (f *fleet) close() {
 		p.signal(syscall.SIGKILL)
 		<-p.done
 	}
+	if f.network != nil {
+		f.network.close()
+	}
+	f.unmount()
 }
 
 // errLines names the logs where the reason of a failed drill stands.

@@ -102,6 +102,18 @@ func drillCoordinators(ctx context.Context, r *rehearsal) error {
 	return nil
 }
 
+func drillFrozen(ctx context.Context, r *rehearsal) error {
+	if err := r.crew(ctx, 2); err != nil {
+		return err
+	}
+	old, err := r.leader(ctx)
+	if err != nil {
+		return err
+	}
+	return r.withoutLeader(ctx, old, func() { old.signal(syscall.SIGSTOP) }, func() { old.signal(syscall.SIGCONT) })
+}
+
+// drillPartition cuts the leader off from everybody but this drill, which asks it what it thinks.
 func drillPartition(ctx context.Context, r *rehearsal) error {
 	if err := r.crew(ctx, 2); err != nil {
 		return err
@@ -110,18 +122,56 @@ func drillPartition(ctx context.Context, r *rehearsal) error {
 	if err != nil {
 		return err
 	}
+	own, err := r.network.at(old.id)
+	if err != nil {
+		return err
+	}
+	wires := func(l link) func() {
+		return func() {
+			for name, other := range r.network.all {
+				if other != own && name != observer {
+					r.network.wire.set(own, other, l)
+				}
+			}
+		}
+	}
+	alone, err := r.clientOf(old.address)
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
+	healed := wires(link{})
+	return r.withoutLeader(ctx, old, wires(link{loss: 1}), func() {
+		asking, cancel := context.WithTimeout(ctx, 2*r.failAfter)
+		defer cancel()
+		word := "yes"
+		err := askLeader(asking, alone, func(ctx context.Context, c mppb.ClusterClient) error {
+			_, err := c.Steer(ctx, &mppb.SteerRequest{Id: r.now().Id, Verb: mppb.SteerRequest_PAUSE})
+			return err
+		})
+		if err != nil {
+			word = err.Error()
+		}
+		r.check(err != nil, "the leader that is cut off, asked to pause the job", word, "a refusal")
+		healed()
+	})
+}
+
+// withoutLeader takes the leader away and brings it back once another leads and steps are recorded by that one.
+func (r *rehearsal) withoutLeader(ctx context.Context, old *node, away, back func()) error {
 	before := r.now().GetUpdate()
 	at := time.Now()
-	old.signal(syscall.SIGSTOP)
+	away()
 	_, took, err := r.newLeader(ctx, old, at)
 	if err == nil {
 		r.within("another leads", took, 3*time.Second)
 		err = r.untilUpdate(ctx, before+5)
 	}
-	old.signal(syscall.SIGCONT)
+	back()
 	if err != nil {
 		return err
 	}
+	r.within("longest time without a recorded step", r.longestPause(at), 5*time.Second)
 	if err := r.more(ctx, 5); err != nil {
 		return err
 	}
@@ -144,7 +194,7 @@ type natsProcess struct {
 
 // startNATSProcess starts a NATS server.
 func startNATSProcess(ctx context.Context, c fleetConfig) (*natsProcess, error) {
-	c.dir, c.coordinators, c.nats = filepath.Join(c.dir, "nats"), 1, natsEmbedded
+	c.dir, c.coordinators, c.nats, c.secret, c.small = filepath.Join(c.dir, "nats"), 1, natsEmbedded, "", ""
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, err
 	}

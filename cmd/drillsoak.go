@@ -66,6 +66,9 @@ func newSoakCommand(e *env) *cobra.Command {
 }
 
 func (o soakOptions) check() error {
+	if err := o.drillOptions.check(); err != nil {
+		return err
+	}
 	if o.minutes <= 0 || o.every < time.Second || o.workers < 1 || o.workers > 64 {
 		return fmt.Errorf("%w: --minutes %g, --every %s, --workers %d: choose above 0, at least 1s, 1 to 64", job.ErrConfig, o.minutes, o.every, o.workers)
 	}
@@ -148,9 +151,9 @@ func (s soaked) print(e *env, o soakOptions) error {
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 func (t *theatre) soak(ctx context.Context, o soakOptions) (soaked, error) {
-	s, err := t.specOf(100_000) // ends when it is told to
+	s, err := t.specOf(t.model, 100_000) // ends when it is told to
 	if o.verify {
-		s, err = t.spec(ctx, time.Duration(o.minutes*float64(time.Minute)))
+		s, err = t.spec(ctx, t.model, time.Duration(o.minutes*float64(time.Minute)))
 	}
 	if err != nil {
 		return soaked{}, err
@@ -160,7 +163,7 @@ func (t *theatre) soak(ctx context.Context, o soakOptions) (soaked, error) {
 	if err != nil {
 		return soaked{}, err
 	}
-	f, err := newFleet(ctx, fleetConfig{program: t.program, dir: dir, data: t.data, coordinators: o.coordinators, failAfter: t.failAfter, nats: natsNone})
+	f, err := newFleet(ctx, fleetConfig{program: t.program, dir: dir, data: t.data, coordinators: o.coordinators, failAfter: t.failAfter, nats: natsNone, secret: t.secret})
 	if err != nil {
 		return soaked{}, err
 	}
@@ -243,7 +246,7 @@ func (b *bath) pause() time.Duration {
 // restart starts what has died, as a supervisor does.
 func (b *bath) restart() error {
 	for i := 1; i <= b.o.workers; i++ {
-		p := b.workers[fmt.Sprintf("worker %d", i)]
+		p := b.workers[workerName(i)]
 		select {
 		case <-p.done:
 		default:
@@ -271,7 +274,7 @@ func (b *bath) restart() error {
 // inject hurts something and waits for the next step.
 func (b *bath) inject(ctx context.Context) error {
 	kind := b.o.faults[b.random.IntN(len(b.o.faults))]
-	victim := b.workers[fmt.Sprintf("worker %d", 1+b.random.IntN(b.o.workers))]
+	victim := b.workers[workerName(1+b.random.IntN(b.o.workers))]
 	name := victim.name
 	at, stood := time.Now(), b.now().GetUpdate()
 	switch kind {

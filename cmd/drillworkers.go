@@ -15,7 +15,7 @@ import (
 
 // revive starts a worker again, whatever it has died of.
 func (r *rehearsal) revive(number int) error {
-	p := r.workers[fmt.Sprintf("worker %d", number)]
+	p := r.workers[workerName(number)]
 	p.signal(syscall.SIGKILL)
 	<-p.done
 	_, err := r.startWorker(number)
@@ -173,9 +173,9 @@ func drillScale(ctx context.Context, r *rehearsal) error {
 	if err := r.crew(ctx, 1); err != nil {
 		return err
 	}
-	for _, n := range []int{4, 2, 4} {
-		for i := 1; i <= 4; i++ {
-			p := r.workers[fmt.Sprintf("worker %d", i)]
+	for _, n := range []int{8, 3, 8} {
+		for i := 1; i <= 8; i++ {
+			p := r.workers[workerName(i)]
 			runs := p != nil && slices.Contains(r.running(), p)
 			switch {
 			case i <= n && !runs:
@@ -229,7 +229,7 @@ func drillLemon(ctx context.Context, r *rehearsal) error {
 }
 
 func drillChurn(ctx context.Context, r *rehearsal) error {
-	const workers = 4
+	const workers = 8
 	if err := r.crew(ctx, 2); err != nil {
 		return err
 	}
@@ -243,7 +243,7 @@ func drillChurn(ctx context.Context, r *rehearsal) error {
 			return ctx.Err()
 		}
 		number := 1 + r.random.IntN(workers)
-		p := r.workers[fmt.Sprintf("worker %d", number)]
+		p := r.workers[workerName(number)]
 		if p != nil && slices.Contains(r.running(), p) {
 			p.signal(syscall.SIGKILL)
 			<-p.done
@@ -256,7 +256,7 @@ func drillChurn(ctx context.Context, r *rehearsal) error {
 		starts++
 	}
 	for i := 1; i <= 2; i++ {
-		if p := r.workers[fmt.Sprintf("worker %d", i)]; p == nil || !slices.Contains(r.running(), p) {
+		if p := r.workers[workerName(i)]; p == nil || !slices.Contains(r.running(), p) {
 			if _, err := r.startWorker(i); err != nil {
 				return err
 			}

@@ -23,6 +23,8 @@ type processConfig struct {
 	env     []string  // the whole environment; nil: childEnv of this process's
 	log     string    // file to which both outputs are appended
 	stdout  io.Writer // instead of log; nil: log
+	// enter is called on the thread that starts the program and ends with it: in other namespaces. nil: here.
+	enter func() error
 }
 
 // process is a running child. It has a process group of its own, so that a terminal's Ctrl-C reaches only its parent, and
@@ -54,7 +56,12 @@ func startProcess(c processConfig) (*process, error) {
 // parent's death.
 func (p *process) run(started chan<- error) {
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if p.enter == nil {
+		defer runtime.UnlockOSThread()
+	} else if err := p.enter(); err != nil {
+		started <- err
+		return
+	}
 	log, err := openLog(p.log)
 	if err != nil {
 		started <- err

@@ -33,6 +33,7 @@ type workerOptions struct {
 	natsCreds   string
 	scratch     string
 	monitor     string
+	fault       string
 }
 
 // newWorkerCommand returns `mp worker`.
@@ -61,6 +62,10 @@ func newWorkerCommand(e *env) *cobra.Command {
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server that the coordinators were given by URL; empty: the URL has what it asks for")
 	f.StringVar(&o.scratch, "scratch", "", "folder for checkpoints on their way; empty: one under the system's for temporary files")
 	f.StringVar(&o.monitor, "monitor", "", monitorHelp)
+	f.StringVar(&o.fault, "fault", "", "for drills: fail at an update, KIND@UPDATE: memory, exception or device; empty: none")
+	if err := f.MarkHidden("fault"); err != nil {
+		panic(err) // the flag was just declared
+	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return withMonitor(c.Context(), o.monitor, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
 			return runWorker(ctx, e, o, m)
@@ -79,6 +84,9 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 		return fmt.Errorf("%w: no images: give --data a folder of MiniPlaces or of packs", job.ErrConfig)
 	}
 	c := worker.DefaultNodeConfig()
+	if c.Fault, err = worker.ParseFault(o.fault); err != nil {
+		return err
+	}
 	if c.Coordinators, err = addresses(o.coordinator); err != nil {
 		return err
 	}

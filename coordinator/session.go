@@ -228,7 +228,7 @@ func checkStatus(m *mppb.FromWorker) error {
 		return nil
 	}
 	// What cannot be written in JSON cannot go through the log.
-	for _, x := range []*float64{&st.ShardSeconds, &st.StepSeconds, &st.ImagesPerSecond, &st.ArrivalSkew} {
+	for _, x := range []*float64{&st.ShardSeconds, &st.StepSeconds, &st.ImagesPerSecond, &st.ArrivalSkew, &st.InboundDelay} {
 		finite(x)
 	}
 	if o := st.Outcome; o != nil {

@@ -25,7 +25,7 @@ func toStatus(s *mppb.Status) membership.Status {
 	st := membership.Status{
 		Job: s.Job, View: s.View, Phase: membership.Phase(s.Phase), Update: s.Update, Progress: s.Progress, CaughtUp: s.CaughtUp,
 		ShardSeconds: s.ShardSeconds, StepSeconds: s.StepSeconds, ImagesPerSecond: s.ImagesPerSecond, MemoryBytes: s.MemoryBytes,
-		Validated: s.Validated, Leaving: s.Leaving, Finished: s.Finished, Failure: s.Failure, ArrivalSkew: s.ArrivalSkew,
+		Validated: s.Validated, Leaving: s.Leaving, Finished: s.Finished, Failure: s.Failure, ArrivalSkew: s.ArrivalSkew, InboundDelay: s.InboundDelay,
 		Outcome: toOutcome(s.Outcome),
 	}
 	for _, e := range s.Ledger {

@@ -1109,14 +1109,15 @@ type Status struct {
 	StepSeconds     float64                `protobuf:"fixed64,8,opt,name=step_seconds,json=stepSeconds,proto3" json:"step_seconds,omitempty"`    // recent mean time between two updates
 	ImagesPerSecond float64                `protobuf:"fixed64,9,opt,name=images_per_second,json=imagesPerSecond,proto3" json:"images_per_second,omitempty"`
 	MemoryBytes     uint64                 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	Validated       uint32                 `protobuf:"varint,11,opt,name=validated,proto3" json:"validated,omitempty"`                         // epochs wholly done, validation included
-	Ledger          []*LedgerEntry         `protobuf:"bytes,12,rep,name=ledger,proto3" json:"ledger,omitempty"`                                // of epochs not yet known to the coordinator as whole, cumulative from each epoch's start
-	Fault           *Fault                 `protobuf:"bytes,13,opt,name=fault,proto3" json:"fault,omitempty"`                                  // what broke the view, if something did
-	Leaving         bool                   `protobuf:"varint,14,opt,name=leaving,proto3" json:"leaving,omitempty"`                             // asks to be drained
-	Finished        bool                   `protobuf:"varint,15,opt,name=finished,proto3" json:"finished,omitempty"`                           // the job's last epoch is done and saved
-	Outcome         *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`                              // with finished
-	Failure         string                 `protobuf:"bytes,17,opt,name=failure,proto3" json:"failure,omitempty"`                              // the job cannot go on (diverged, bad data): text for people
-	ArrivalSkew     float64                `protobuf:"fixed64,18,opt,name=arrival_skew,json=arrivalSkew,proto3" json:"arrival_skew,omitempty"` // seconds that the ring waited for this worker in a step, recent mean
+	Validated       uint32                 `protobuf:"varint,11,opt,name=validated,proto3" json:"validated,omitempty"`                            // epochs wholly done, validation included
+	Ledger          []*LedgerEntry         `protobuf:"bytes,12,rep,name=ledger,proto3" json:"ledger,omitempty"`                                   // of epochs not yet known to the coordinator as whole, cumulative from each epoch's start
+	Fault           *Fault                 `protobuf:"bytes,13,opt,name=fault,proto3" json:"fault,omitempty"`                                     // what broke the view, if something did
+	Leaving         bool                   `protobuf:"varint,14,opt,name=leaving,proto3" json:"leaving,omitempty"`                                // asks to be drained
+	Finished        bool                   `protobuf:"varint,15,opt,name=finished,proto3" json:"finished,omitempty"`                              // the job's last epoch is done and saved
+	Outcome         *Outcome               `protobuf:"bytes,16,opt,name=outcome,proto3" json:"outcome,omitempty"`                                 // with finished
+	Failure         string                 `protobuf:"bytes,17,opt,name=failure,proto3" json:"failure,omitempty"`                                 // the job cannot go on (diverged, bad data): text for people
+	ArrivalSkew     float64                `protobuf:"fixed64,18,opt,name=arrival_skew,json=arrivalSkew,proto3" json:"arrival_skew,omitempty"`    // seconds that the ring waited for this worker in a step, recent mean
+	InboundDelay    float64                `protobuf:"fixed64,19,opt,name=inbound_delay,json=inboundDelay,proto3" json:"inbound_delay,omitempty"` // seconds a step by which what the member before it in the ring sends arrives later than it could, recent mean
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1273,6 +1274,13 @@ func (x *Status) GetFailure() string {
 func (x *Status) GetArrivalSkew() float64 {
 	if x != nil {
 		return x.ArrivalSkew
+	}
+	return 0
+}
+
+func (x *Status) GetInboundDelay() float64 {
+	if x != nil {
+		return x.InboundDelay
 	}
 	return 0
 }
@@ -3969,7 +3977,7 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"unixSocket\x12\x16\n" +
 	"\x06shards\x18\x06 \x03(\rR\x06shards\x12\x1d\n" +
 	"\n" +
-	"val_shards\x18\a \x03(\rR\tvalShards\"\xc5\x04\n" +
+	"val_shards\x18\a \x03(\rR\tvalShards\"\xea\x04\n" +
 	"\x06Status\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x04R\x04view\x12\"\n" +
@@ -3989,7 +3997,8 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\bfinished\x18\x0f \x01(\bR\bfinished\x12(\n" +
 	"\aoutcome\x18\x10 \x01(\v2\x0e.mp.v1.OutcomeR\aoutcome\x12\x18\n" +
 	"\afailure\x18\x11 \x01(\tR\afailure\x12!\n" +
-	"\farrival_skew\x18\x12 \x01(\x01R\varrivalSkew\"]\n" +
+	"\farrival_skew\x18\x12 \x01(\x01R\varrivalSkew\x12#\n" +
+	"\rinbound_delay\x18\x13 \x01(\x01R\finboundDelay\"]\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04view\x18\x01 \x01(\x04R\x04view\x12\x18\n" +
 	"\asuspect\x18\x02 \x01(\x04R\asuspect\x12\x12\n" +

@@ -40,7 +40,8 @@ type engineConfig struct {
 	bucket  int // elements that are summed in one operation; 0: allreduce's default
 	log     *slog.Logger
 	// fatal says whether a checkpoint that cannot be saved ends the run.
-	fatal bool
+	fatal    bool
+	injected *Fault // nil: none is wanted
 }
 
 // engine computes what views say: one loop for a lone worker and for one of many. It is for one goroutine.

@@ -21,6 +21,9 @@ type meteredGroup struct {
 
 	skew time.Duration // for how long the group had waited for this member at the last step
 	late mean          // seconds a step that it waited
+
+	was    time.Duration // Behind at the last step
+	behind mean          // seconds a step by which what comes from the left neighbour is slow
 }
 
 func (g *meteredGroup) Max(ctx context.Context, data []byte) error {
@@ -61,6 +64,11 @@ func (g *meteredGroup) stepped() time.Duration {
 	if skew := g.Skew(); g.Rank() < len(skew) {
 		g.late.add(skew[g.Rank()] - g.skew)
 		g.skew = skew[g.Rank()]
+	}
+	if t, ok := g.Group.(allreduce.Timed); ok {
+		now := t.Behind()
+		g.behind.add(now - g.was)
+		g.was = now
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

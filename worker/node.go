@@ -50,6 +50,7 @@ type NodeConfig struct {
 	Device     *ops.Device
 	Train, Val *data.Pack // of the same classes
 	Scratch    string     // folder of its own for checkpoints on their way and sockets; made if it is not there
+	Fault      *Fault     // for drills; nil: none
 
 	// Sinks makes the sink for the events of a job, closed (if it is an io.Closer) when the worker turns to another one.
 	// natsURL is the coordinator's word, empty for none. nil: events go nowhere.
@@ -170,7 +171,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.session.Store(s)
 	e := newEngine(ctx, engineConfig{
 		device: n.c.Device, train: n.c.Train, val: n.c.Val, control: s, ring: rings{d, s.failAfter}, donors: d, library: depot{client, n.c.Scratch},
-		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger,
+		sink: n.sink(s), version: n.c.Version, kernels: kernels(), log: n.c.Logger, injected: n.c.Fault,
 	})
 	errands = errand.NewServer(errand.ServerConfig{
 		Device: n.c.Device, Train: n.c.Train, Val: n.c.Val, Version: n.c.Version, FailAfter: s.failAfter, Progress: s.progress.Load, Logger: n.c.Logger,

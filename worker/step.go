@@ -59,7 +59,11 @@ func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error 
 	}
 	v.phase(mppb.Phase_COMPUTING)
 	began := time.Now()
-	if err := v.replica.shard(ctx, b, ready); err != nil {
+	err := v.injected.strike(v.replica.device, v.replica.at.Done)
+	if err == nil {
+		err = v.replica.shard(ctx, b, ready)
+	}
+	if err != nil {
 		return fmt.Errorf("shard %d: %w", b.Shard, advise(err))
 	}
 	v.pace.shard.add(time.Since(began))

@@ -219,7 +219,7 @@ func (v *visit) phase(p mppb.Phase) { v.control.post(func(s *mppb.Status) { s.Ph
 func (v *visit) tellWhere() {
 	r, p := v.replica, v.pace
 	at, whole, ledger := r.at, v.copying == nil, recent(r.epochs, false)
-	skew, rate, memory := float64(v.group.late), v.ownRate(), uint64(r.memory())
+	skew, behind, rate, memory := float64(v.group.late), float64(v.group.behind), v.ownRate(), uint64(r.memory())
 	v.control.post(func(s *mppb.Status) {
 		s.CaughtUp = whole
 		if !whole {
@@ -227,6 +227,7 @@ func (v *visit) tellWhere() {
 		}
 		s.Update, s.Validated, s.Ledger = uint64(at.Done), uint32(at.Validated), ledger
 		s.ShardSeconds, s.StepSeconds, s.ArrivalSkew, s.ImagesPerSecond = float64(p.shard), float64(p.step), skew, rate
+		s.InboundDelay = behind
 		s.MemoryBytes = memory
 	})
 }

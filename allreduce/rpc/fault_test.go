@@ -45,8 +45,7 @@ func TestMain(m *testing.M) {
 }
 
 func obey(o orders) error {
-	path, _ := strings.CutPrefix(o.Addresses[o.Rank], "unix:")
-	l, err := net.Listen("unix", path)
+	l, err := net.FileListener(os.NewFile(3, "listener")) // the parent's, so that nobody is early
 	if err != nil {
 		return err
 	}
@@ -105,6 +104,7 @@ func withChildren(t *testing.T, n int, failAfter time.Duration) (allreduce.Group
 			t.Fatal(err)
 		}
 		c := exec.Command(os.Args[0])
+		c.ExtraFiles = []*os.File{listening(t, strings.TrimPrefix(o.Addresses[r], "unix:"))}
 		c.Env = append(os.Environ(), child+"="+string(text))
 		c.Stderr = os.Stderr
 		out, err := c.StdoutPipe()
@@ -134,6 +134,24 @@ func withChildren(t *testing.T, n int, failAfter time.Duration) (allreduce.Group
 		m.line(t, "child formed")
 	}
 	return g, members
+}
+
+// listening is a listener on a unix socket, to be handed to a child.
+func listening(t *testing.T, path string) *os.File {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		f.Close()
+		l.Close()
+	})
+	return f
 }
 
 // sumUntilBroken sums until the ring breaks, and does something meanwhile.
@@ -292,6 +310,24 @@ func TestFormingEndsWithItsContext(t *testing.T) {
 	_, err := s.Form(ctx, Config{Members: []Member{{s.address}, {"unix:" + filepath.Join(t.TempDir(), "nobody")}}, FailAfter: time.Second})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want the context's error", err)
+	}
+}
+
+// Two members that cannot reach each other must not hold up the others for as long as the coordinator is patient.
+func TestAMachineOutOfReachIsNamed(t *testing.T) {
+	s := newStation(t, true)
+	tried := 0
+	dial := func(ctx context.Context, _ string) (net.Conn, error) { // packets are lost
+		tried++
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	began := time.Now()
+	const failAfter = 100 * time.Millisecond
+	_, err := s.Form(context.Background(), Config{Members: []Member{{s.address}, {"10.0.0.1:1"}, {"10.0.0.2:1"}}, FailAfter: failAfter, Dial: dial})
+	blames(t, err, 1, allreduce.KindConnection)
+	if took := time.Since(began); took < 2*failAfter || tried == 0 {
+		t.Errorf("gave up after %s and %d tries, want %s at least", took, tried, 2*failAfter)
 	}
 }
 

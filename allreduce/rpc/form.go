@@ -52,8 +52,8 @@ const (
 	bufferSize = 128 << 10
 )
 
-// Form connects to the neighbours and blocks until both are there: one that cannot be reached yet, or forms the view
-// later, is waited for until ctx ends. A neighbour of an older view or of another job is refused, which that one's Form
+// Form connects to the neighbours and blocks until both are there: one that forms the view later is waited for until ctx
+// ends, and one whose machine cannot be reached for twice FailAfter is an error that names it. A neighbour of an older view or of another job is refused, which that one's Form
 // returns as an error with codes.FailedPrecondition; one of a newer view waits until this process forms that view too. The
 // group before is closed. ctx is for forming only. Close the group.
 func (s *Server) Form(ctx context.Context, c Config) (allreduce.Group, error) {
@@ -190,8 +190,12 @@ func (g *group) patiently(ctx context.Context, address string) (grpc.ClientStrea
 	if err != nil {
 		return nil, err
 	}
+	since := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		s, _, err := g.open(client, hello{Lane: laneControl})
+		if away, tries := g.unreached(since); err != nil && away > 2*g.FailAfter && tries > 1 && !g.broken() {
+			return nil, &allreduce.PeerError{Rank: g.right.rank, Kind: allreduce.KindConnection, Err: fmt.Errorf("not reached for %.1f s: %s", away.Seconds(), status.Convert(err).Message())}
+		}
 		switch code := status.Code(err); {
 		case err == nil:
 			return s, nil
@@ -212,6 +216,17 @@ func (g *group) patiently(ctx context.Context, address string) (grpc.ClientStrea
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// unreached is for how long, and in how many tries, no connection to the right neighbour could be made: since a moment, or since
+// the last one.
+func (g *group) unreached(since time.Time) (time.Duration, int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.reached.After(since) {
+		since = g.reached
+	}
+	return time.Since(since), g.missed
 }
 
 // open opens a stream and waits until the neighbour takes it.
@@ -239,6 +254,17 @@ func (g *group) open(client *grpc.ClientConn, h hello) (grpc.ClientStream, welco
 	return s, answer, nil
 }
 
+// askForLife lets the kernel find out that a neighbour's machine has gone while nothing is said: the ring's own signs of life begin
+// when it is formed.
+func (g *group) askForLife(s net.Conn) {
+	if t, ok := s.(interface{ NetConn() net.Conn }); ok {
+		s = t.NetConn()
+	}
+	if t, ok := s.(*net.TCPConn); ok { // where it is refused, the coordinator finds out later
+		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: g.FailAfter, Interval: g.FailAfter, Count: 2})
+	}
+}
+
 // dial makes a connection to the right neighbour.
 func (g *group) dial(address string) (*grpc.ClientConn, error) {
 	connect := g.Dial
@@ -256,16 +282,18 @@ func (g *group) dial(address string) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			s, err := connect(ctx, address)
-			if err != nil {
-				return nil, err
-			}
 			g.mu.Lock()
 			defer g.mu.Unlock()
+			if err != nil {
+				g.missed++
+				return nil, err
+			}
 			if g.err != nil {
 				s.Close()
 				return nil, errors.New("the group is broken")
 			}
-			g.sockets = append(g.sockets, s)
+			g.sockets, g.reached, g.missed = append(g.sockets, s), time.Now(), 0
+			g.askForLife(s)
 			return s, nil
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: g.FailAfter,

@@ -11,7 +11,7 @@ import (
 )
 
 // protocol is the version of the frames.
-const protocol = 1
+const protocol = 2
 
 // Kinds of frame.
 const (
@@ -32,7 +32,7 @@ const (
 )
 
 // headerSize is such that payloads stay aligned behind gRPC's own five bytes.
-const headerSize = 59
+const headerSize = 63
 
 // header is what stands before the body of a frame.
 type header struct {
@@ -47,6 +47,7 @@ type header struct {
 	length uint32 // of the body, bytes
 	lead   int64  // nanoseconds: see allreduce.Lateness
 	slot   uint64 // where in the outbox
+	sent   int64  // nanoseconds of the sender's clock: see flight
 }
 
 func (h *header) put(b *[headerSize]byte) {
@@ -63,6 +64,7 @@ func (h *header) put(b *[headerSize]byte) {
 	le.PutUint32(b[35:], h.length)
 	le.PutUint64(b[39:], uint64(h.lead))
 	le.PutUint64(b[47:], h.slot)
+	le.PutUint64(b[55:], uint64(h.sent))
 }
 
 func (h *header) parse(b *[headerSize]byte) {
@@ -70,7 +72,7 @@ func (h *header) parse(b *[headerSize]byte) {
 	*h = header{
 		kind: b[0], op: b[1], shared: b[2] == 1, crc: le.Uint32(b[3:]), step: le.Uint32(b[7:]), seq: le.Uint64(b[11:]),
 		total: le.Uint64(b[19:]), offset: le.Uint64(b[27:]), length: le.Uint32(b[35:]), lead: int64(le.Uint64(b[39:])),
-		slot: le.Uint64(b[47:]),
+		slot: le.Uint64(b[47:]), sent: int64(le.Uint64(b[55:])),
 	}
 }
 

@@ -22,6 +22,7 @@ type group struct {
 	born        time.Time
 	left, right *control
 	max, sum    *lane
+	flight      flight // of what the left neighbour sends
 
 	done    chan struct{}  // closed when the group is broken or closed
 	told    chan struct{}  // closed when the neighbours have been told
@@ -44,6 +45,8 @@ type group struct {
 	clients []*grpc.ClientConn // to the right
 	taken   map[string]bool    // streams of the left neighbour that came
 	refusal string             // why the right neighbour was not reached at the last try
+	reached time.Time          // when a connection to it was last made
+	missed  int                // tries to make one since
 	missing int                // streams of the left neighbour that have not come yet
 	whole   chan struct{}      // closed when missing is 0
 }

@@ -150,7 +150,7 @@ func (l *lane) parcel(length int) (parcel, error) {
 // send sends a piece on stream number i.
 func (l *lane) send(i int, h header, p parcel) error {
 	h.kind, h.length = frameData, uint32(len(p.data))
-	h.shared, h.slot = len(p.data) > 0 && p.body == nil, p.slot
+	h.shared, h.slot, h.sent = len(p.data) > 0 && p.body == nil, p.slot, int64(time.Since(l.group.born))
 	if err := l.out[i].SendMsg(&outgoing{header: h, body: p.body}); err != nil {
 		return l.group.lost(l.group.right, err)
 	}
@@ -159,7 +159,7 @@ func (l *lane) send(i int, h header, p parcel) error {
 
 // check compares a frame with the one that must come.
 func (l *lane) check(got *header, want header) error {
-	want.kind, want.crc, want.lead, want.shared, want.slot = got.kind, got.crc, got.lead, got.shared, got.slot
+	want.kind, want.crc, want.lead, want.shared, want.slot, want.sent = got.kind, got.crc, got.lead, got.shared, got.slot, got.sent
 	g := l.group
 	switch {
 	case got.kind != frameData || got.op != want.op || got.seq != want.seq:

@@ -20,6 +20,7 @@ type work struct {
 
 	start    time.Time
 	lead     []time.Duration // see allreduce.Lateness
+	behind   time.Duration   // the greatest delay of a frame: see flight
 	received int             // frames
 	sent     int
 }
@@ -39,6 +40,7 @@ func (w *work) done(err error) error {
 		g.fail(err)
 		return g.failed()
 	}
+	g.flight.add(w.behind)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for r, d := range allreduce.Lateness(w.lead) {
@@ -68,6 +70,7 @@ func (w *work) next(want header) (*incoming, error) {
 		w.lead[w.lane.group.Rank()] = w.start.Sub(a.at)
 	}
 	w.received++
+	w.behind = max(w.behind, w.lane.group.flight.over(a.at.Sub(w.lane.group.born)-time.Duration(a.sent), a.at))
 	want.op, want.seq, want.total = w.op, w.seq, uint64(w.total)
 	if w.op == opExchange { // lengths are their senders' own
 		want.total = a.total

@@ -51,6 +51,7 @@ type Status struct {
 	Outcome         *Outcome
 	Failure         string
 	ArrivalSkew     float64
+	InboundDelay    float64
 }
 
 // Fault is a worker's word that its view cannot go on; see mppb.Fault.

@@ -56,6 +56,9 @@ func (l *Leader) slowest(s *State, j *Job, update uint64) []Command {
 			continue
 		}
 		text := l.slowness(p, usual, first)
+		if text == "" {
+			text = l.sending(i, usual)
+		}
 		switch {
 		case text == "":
 			p.slow = 0
@@ -80,6 +83,26 @@ func (l *Leader) slowness(p *peer, usual, first float64) string {
 	}
 	if wait := l.waits(p, first); wait > 0 {
 		return fmt.Sprintf("the others wait %s a step for it, more than its shards explain", seconds(wait))
+	}
+	return ""
+}
+
+// sending says how slow the way out of the member of a rank is, as the next one in the ring sees it, or "". One that is slow itself
+// takes late what comes, and sees nothing.
+func (l *Leader) sending(rank int, usual float64) string {
+	next := l.ranks[(rank+1)%len(l.ranks)]
+	if next == nil || next.st.View != l.view || next.st.Update < next.viewSteps+slowSteps || finite(next.st.ShardSeconds) > slowFactor*usual {
+		return ""
+	}
+	delays := make([]float64, 0, len(l.ranks))
+	for _, p := range l.ranks {
+		if p != nil {
+			delays = append(delays, finite(p.st.InboundDelay))
+		}
+	}
+	others := median(delays)
+	if d := finite(next.st.InboundDelay); d > slowFactor*others && d-others > waitShare*finite(next.st.StepSeconds) && d > 0.01 {
+		return fmt.Sprintf("what it sends arrives %s a step later than it could, what others send %s", seconds(d), seconds(others))
 	}
 	return ""
 }

@@ -131,9 +131,9 @@ func (s *stage) do(args []string) error {
 		for _, name := range words {
 			s.actor(name).st.Leaving = true
 		}
-	case "set": // NAME key=value: speed, skew, stuck, faulty, fail
+	case "set": // NAME key=value: speed, skew, inbound, stuck, faulty, fail
 		a := s.actor(words[0])
-		a.shardSeconds, a.skew = max(atof(o["speed"]), 0.01), atof(o["skew"])
+		a.shardSeconds, a.skew, a.inbound = max(atof(o["speed"]), 0.01), atof(o["skew"]), atof(o["inbound"])
 		a.stuck, a.pretendsToBreak, a.st.Failure = o["stuck"] != "", o["faulty"], o["fail"]
 	case "submit": // [shards=] [batch=] [epochs=] [min=] [name=] [train=hash]
 		spec := fmt.Sprintf(`{"shards":%d,"batch-size":%d,"epochs":%d,"name":%q,"keep-checkpoints":2}`, atoi(o["shards"], 4), atoi(o["batch"], 10), atoi(o["epochs"], 2), o["name"])

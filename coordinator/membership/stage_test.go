@@ -36,7 +36,7 @@ type actor struct {
 	pid             uint32
 	refused         string
 	saved           bool
-	skew            float64
+	skew, inbound   float64
 	stuck           bool
 	pretendsToBreak string // reports this fault in every view
 }
@@ -289,7 +289,7 @@ func (s *stage) step() {
 			a.st.Validated = uint32(a.st.Update / steps)
 			a.st.Ledger = ledgerOf(job, a.st.Update)
 		}
-		a.st.StepSeconds, a.st.ArrivalSkew = step, a.skew
+		a.st.StepSeconds, a.st.ArrivalSkew, a.st.InboundDelay = step, a.skew, a.inbound
 		if len(v.member(a.id).Shards) > 0 {
 			a.st.ShardSeconds = a.shardSeconds
 		}

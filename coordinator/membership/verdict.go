@@ -184,6 +184,9 @@ func (l *Leader) failed(now time.Duration, w *Worker, c Cause) {
 	}
 	d := device{w.Hello.Machine, w.Hello.Device}
 	l.failures[d] = append(l.recent(now, l.failures[d]), now)
+	if c == Accused { // of as many faults: it would be back at once, and break the ring as often again
+		l.failures[d] = append(l.failures[d], slices.Repeat([]time.Duration{now}, faultsAreMany-1)...)
+	}
 	if h := l.held[d]; h != nil {
 		h.forget = now + forgetAfter*l.c.Times.Window
 	}
