@@ -5,7 +5,7 @@
 # make web-check   looks at the web page with headless Chromium while mp trains; pictures in build/screenshots
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, half an hour (TLS=on: one that speaks TLS; root for all of it)
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
-# make kube-check the manifests against a real control plane of Kubernetes, which it builds: half an hour the first time, as root
+# make kube-check the manifests against a real control plane of Kubernetes, which it builds, as root; half an hour, the first time an hour (DATA=DIR: your own packs)
 # make image-root the root of the container image, under build/image
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
@@ -60,8 +60,9 @@ all: system
 libs: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
 
+# In the container image its libraries are found by its own place (deploy/rootfs.sh).
 mp: $(LIBS) $(GO_SRC)
-	go build -o mp .
+	go build -ldflags '-extldflags=-Wl,-rpath,$$ORIGIN/../lib/mp/lib' -o mp .
 
 # The two headers that no registry of Go or Python carries.
 system:
@@ -193,8 +194,10 @@ image-root: all
 
 # A module of its own: mp needs no client of Kubernetes.
 kube-check: image-root
+	@if [ "$$(id -u)" != 0 ]; then echo "make kube-check makes namespaces and mounts: run it as root" >&2; exit 1; fi
 	deploy/kube.sh $(BUILD)/kube
-	cd deploy/kubetest && MP=$(CURDIR)/mp IMAGE=$(BUILD)/image CONTROL_PLANE=$(BUILD)/kube/bin go test -count=1 -timeout 40m -v ./...
+	cd deploy/kubetest && MP=$(CURDIR)/mp IMAGE=$(BUILD)/image CONTROL_PLANE=$(BUILD)/kube/bin KINDS=$(BUILD)/kube/kinds DATA=$(abspath $(DATA)) \
+		go test -count=1 -timeout 60m -v ./...
 
 # torchattacks without what it does not need: torch is there, and its list of models is not read.
 $(BUILD)/torchattacks/torchattacks/__init__.py: | venv

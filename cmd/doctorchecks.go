@@ -206,7 +206,7 @@ func (m machine) checkLibraries() []finding {
 		torch.Found = strings.TrimSpace(version + " in " + torch.Found)
 		switch {
 		case version == "":
-			torch.Found, torch.Mark, torch.Advice = "unknown version"+torch.Found, markNote, "mp is measured with "+torchVersion
+			torch.Found, torch.Mark, torch.Advice = "unknown version "+torch.Found, markNote, "mp is measured with "+torchVersion
 		case version != torchVersion && !strings.HasPrefix(version, torchVersion+"+"):
 			torch.Mark, torch.Advice = markMissing, "mp needs "+torchVersion+": run `make`"
 		}
