@@ -57,7 +57,7 @@ type Config struct {
 
 // DefaultConfig is what the overlay describes by itself.
 func DefaultConfig(overlay string) Config {
-	c := Config{Overlay: overlay, Namespace: "mp", Image: "mp", Coordinators: 3, Workers: 2, MinWorkers: 1, Data: defaultClaim}
+	c := Config{Overlay: overlay, Namespace: defaultNamespace, Image: "mp", Coordinators: 3, Workers: 2, MinWorkers: 1, Data: defaultClaim}
 	switch overlay {
 	case Local:
 		c.Data = defaultPath
@@ -69,9 +69,10 @@ func DefaultConfig(overlay string) Config {
 
 // Words of the tree that a configuration replaces.
 const (
-	defaultClaim = "mp-data"
-	defaultPath  = "/var/lib/miniplaces"
-	defaultQueue = "mp"
+	defaultNamespace = "mp"
+	defaultClaim     = "mp-data"
+	defaultPath      = "/var/lib/miniplaces"
+	defaultQueue     = "mp"
 )
 
 // maxWorkers is the size up to which a ring is of use.

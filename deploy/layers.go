@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/kustomize/kyaml/resid"
 	"sigs.k8s.io/yaml"
 )
 
@@ -47,6 +48,13 @@ func (c Config) layers(write func(name string, content []byte) error) error {
 		if err := add(&whole, object{"apiVersion": "v1", "kind": "PersistentVolume", "metadata": object{"name": defaultClaim},
 			"spec": object{"claimRef": object{"namespace": c.Namespace}, "hostPath": object{"path": c.Data}}}); err != nil {
 			return err
+		}
+		if c.Namespace != defaultNamespace { // volumes belong to none: each cluster's has a name of its own, and its claim follows
+			whole.Patches = append(whole.Patches, types.Patch{
+				Target:  &types.Selector{ResId: resid.ResId{Gvk: resid.Gvk{Kind: "PersistentVolume"}, Name: defaultClaim}},
+				Patch:   fmt.Sprintf(`[{"op": "replace", "path": "/metadata/name", "value": %q}]`, defaultClaim+"-"+c.Namespace),
+				Options: &types.PatchArgs{AllowNameChange: true},
+			})
 		}
 	} else if c.Overlay == Local { // the claim is somebody else's
 		for _, kind := range []string{"PersistentVolume", "PersistentVolumeClaim"} {

@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -96,6 +97,7 @@ type cluster struct {
 	budgets  []policyv1.PodDisruptionBudget
 	policies []networkingv1.NetworkPolicy
 	scrapes  []scrape
+	volumes  []string // that claims name
 }
 
 // parseInto reads a manifest whose every field must exist.
@@ -145,7 +147,7 @@ func (c *cluster) take(kind, id string, text []byte) {
 	case "v1 PersistentVolume":
 		parseInto[corev1.PersistentVolume](c, text)
 	case "v1 PersistentVolumeClaim":
-		parseInto[corev1.PersistentVolumeClaim](c, text)
+		c.volumes = append(c.volumes, parseInto[corev1.PersistentVolumeClaim](c, text).Spec.VolumeName)
 	case "v1 Service":
 		c.services = append(c.services, parseInto[corev1.Service](c, text))
 	case "apps/v1 StatefulSet":
@@ -235,7 +237,10 @@ func (c *cluster) isWhole() {
 				t.Errorf("%s: %s has no label %s", c.name, id, label)
 			}
 		}
-		if id != "Namespace "+namespace && id != "PersistentVolume mp-data" && meta.Namespace != namespace {
+		if id == "PersistentVolume mp-data" && namespace != "mp" {
+			t.Errorf("%s: %s is another cluster's too", c.name, id)
+		}
+		if id != "Namespace "+namespace && !strings.HasPrefix(id, "PersistentVolume ") && meta.Namespace != namespace {
 			t.Errorf("%s: %s is in namespace %q, want %q", c.name, id, meta.Namespace, namespace)
 		}
 	}
@@ -379,6 +384,11 @@ func (c *cluster) needs() {
 	}
 	for _, id := range outside(c) {
 		there[id] = true
+	}
+	for _, v := range c.volumes {
+		if !there["PersistentVolume "+v] {
+			t.Errorf("%s: a claim needs PersistentVolume %s, which is not there", c.name, v)
+		}
 	}
 	for _, p := range c.pods {
 		needs := []string{"ServiceAccount " + p.spec.ServiceAccountName}
