@@ -21,9 +21,9 @@ const ContainWord = "contain"
 
 // container is one program on an image's root.
 type container struct {
-	Image    string   // folder with the image's root
-	Scratch  string   // empty folder of its own, where the root is put together
-	Hostname string   // the pod's name
+	Image    string // folder with the image's root
+	Scratch  string // empty folder of its own, where the root is put together
+	Hostname string
 	Args     []string // the program's path in the image, then its arguments
 	Env      []string // all of it
 	Mounts   []mount
@@ -138,6 +138,9 @@ func (c container) become() error {
 	}
 	if err := errors.Join(unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), syscall.Setgroups(nil), syscall.Setresgid(c.User, c.User, c.User), syscall.Setresuid(c.User, c.User, c.User)); err != nil {
 		return fmt.Errorf("become user %d: %w", c.User, err)
+	}
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil { // which a change of user forgets
+		return err
 	}
 	return syscall.Exec(c.Args[0], c.Args, c.Env)
 }

@@ -16,9 +16,6 @@ import (
 // resolvFile is the pods' /etc/resolv.conf, under Config.Root.
 const resolvFile = "resolv.conf"
 
-// nameServer is the address of the cluster's names.
-const nameServer = "127.77.0.1"
-
 // domain is what names of Services end in.
 const domain = "svc.cluster.local"
 

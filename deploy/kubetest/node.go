@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -158,7 +159,7 @@ func (n *Node) take(ctx context.Context, pod *corev1.Pod) {
 	r := n.pods[pod.UID]
 	if r == nil && ctx.Err() == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
 		n.next++
-		r = &runner{node: n, pod: pod.DeepCopy(), ip: fmt.Sprintf("127.77.%d.%d", 1+n.next/250, 1+n.next%250), leave: make(chan time.Duration, 1)}
+		r = &runner{node: n, pod: pod.DeepCopy(), ip: podAddress(n.next), leave: make(chan time.Duration, 1)}
 		n.pods[pod.UID] = r
 		n.running.Go(func() { r.run(ctx) })
 	}
@@ -185,6 +186,19 @@ func (n *Node) forget(pod *corev1.Pod) {
 	}
 	r.ask(time.Duration(grace) * time.Second)
 	delete(n.pods, pod.UID)
+}
+
+// Signal sends a signal to the process of a pod, which knows nothing of it, and returns whether there is one.
+func (n *Node) Signal(name string, s syscall.Signal) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.pods {
+		if p := r.process.Load(); r.pod.Name == name && p != nil {
+			p.signal(s)
+			return true
+		}
+	}
+	return false
 }
 
 // Exec runs the image's program with other arguments in the place of a running pod, and returns what it says and its code.

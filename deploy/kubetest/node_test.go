@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,9 +24,7 @@ type hand struct {
 	set  appsv1.StatefulSet
 	jobs batchv1.Job
 
-	mu    sync.Mutex
-	codes map[string]int // by pod
-	uids  int
+	uids int
 }
 
 // begin makes a pod of a template.
@@ -63,18 +60,6 @@ func (h *hand) end(name string) int {
 	return h.code(name)
 }
 
-func (h *hand) code(name string) (code int) {
-	h.t.Helper()
-	until(h.t, 2*time.Minute, name+" has ended", func(context.Context) bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		var ok bool
-		code, ok = h.codes[name]
-		return ok
-	})
-	return code
-}
-
 // publish keeps the endpoints of both Services.
 func (h *hand) publish(ctx context.Context) {
 	api := h.api.DiscoveryV1().EndpointSlices(namespace)
@@ -98,26 +83,18 @@ func (h *hand) publish(ctx context.Context) {
 
 // What the manifests start, as the node starts it, trains to the end through deletions, with the bits of one worker alone.
 func TestPodsWithoutAControlPlane(t *testing.T) {
-	image, mp := given(t, "IMAGE"), given(t, "MP")
+	given(t, "MP")
 	api := fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-node-lease"}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "mp-token", Namespace: namespace}, Data: map[string][]byte{"token": []byte(rand.Text())}})
-	h := &hand{codes: map[string]int{}}
-	h.lab = labOn(t, api, image, mp, func(format string, args ...any) {
-		t.Logf(format, args...)
-		if format == endedFormat {
-			h.mu.Lock()
-			h.codes[args[0].(string)] = args[1].(int)
-			h.mu.Unlock()
-		}
-	})
+	h := &hand{lab: newLab(t, api)}
 	ctx, cancel := context.WithCancel(t.Context())
 	published := make(chan struct{})
 	go func() { defer close(published); h.publish(ctx) }()
 	defer func() { cancel(); <-published }()
 
-	images, _, alone := h.prepare(16)
+	epochs, alone := h.prepare(time.Minute)
 	var list struct{ Items []json.RawMessage }
-	if err := json.Unmarshal(h.run("deploy", "render", "--workers", "2", "--image", "mp:test", "--namespace", namespace, "--data", images, "--json"), &list); err != nil {
+	if err := json.Unmarshal(h.run("deploy", "render", "--workers", "2", "--image", "mp:test", "--namespace", namespace, "--data", h.images, "--json"), &list); err != nil {
 		t.Fatal(err)
 	}
 	for _, item := range list.Items {
@@ -126,19 +103,20 @@ func TestPodsWithoutAControlPlane(t *testing.T) {
 			t.Fatal(err)
 		}
 		var err error
-		switch head.Kind + " " + head.Name {
-		case "StatefulSet mp-coordinator":
+		switch head.Kind {
+		case "StatefulSet":
 			err = json.Unmarshal(item, &h.set)
-		case "Job mp-worker":
+		case "Job":
 			err = json.Unmarshal(item, &h.jobs)
-		case "PersistentVolume mp-data":
+		case "PersistentVolume":
 			var v corev1.PersistentVolume
 			if err = json.Unmarshal(item, &v); err == nil {
 				_, err = api.CoreV1().PersistentVolumes().Create(ctx, &v, metav1.CreateOptions{})
 			}
-		case "PersistentVolumeClaim mp-data":
+		case "PersistentVolumeClaim":
 			var c corev1.PersistentVolumeClaim
 			if err = json.Unmarshal(item, &c); err == nil {
+				c.Status.Phase = corev1.ClaimBound
 				_, err = api.CoreV1().PersistentVolumeClaims(namespace).Create(ctx, &c, metav1.CreateOptions{})
 			}
 		}
@@ -149,8 +127,8 @@ func TestPodsWithoutAControlPlane(t *testing.T) {
 	for i := range 3 {
 		h.coordinator(i)
 	}
-	until(t, 5*time.Minute, "three coordinators are ready", func(ctx context.Context) bool { return h.ready(ctx, "coordinator") == 3 })
-	submit := append([]string{"submit", "--json"}, h.flags(16)...)
+	h.threeCoordinators()
+	submit := append([]string{"submit", "--json"}, flags(epochs)...)
 	if out, code, err := h.node.Exec(ctx, "mp-coordinator-1", submit...); err != nil || code != 0 {
 		t.Fatalf("submit: %d, %v, %s", code, err, out)
 	}
@@ -167,7 +145,7 @@ func TestPodsWithoutAControlPlane(t *testing.T) {
 			t.Errorf("coordinator %d ended with %d", i, code)
 		}
 		h.coordinator(i)
-		until(t, 2*time.Minute, "three coordinators are ready", func(ctx context.Context) bool { return h.ready(ctx, "coordinator") == 3 })
+		h.threeCoordinators()
 	}
 	h.goesOn(2, "the restart of every coordinator")
 	for _, name := range []string{"mp-worker-0", "mp-worker-1-again"} {
@@ -176,8 +154,8 @@ func TestPodsWithoutAControlPlane(t *testing.T) {
 		}
 	}
 	end, ok := h.show(ctx)
-	if !ok || end.Job.State != "done" || end.Job.Outcome.SHA256 != alone {
-		t.Errorf("the job is %s with weights %s, of one worker alone %s", end.Job.State, end.Job.Outcome.SHA256, alone)
+	if !ok || end.Job.State != "done" || end.Job.Outcome.SHA256 != alone.SHA256 {
+		t.Errorf("the job is %s with weights %s, of one worker alone %s", end.Job.State, end.Job.Outcome.SHA256, alone.SHA256)
 	}
 	bad := *h.jobs.Spec.Template.DeepCopy()
 	bad.Spec.Containers[0].Args = append(bad.Spec.Containers[0].Args, "--data=/nowhere")

@@ -5,24 +5,43 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// startPlane starts a control plane of the programs in bin, for as long as the test lasts.
-func startPlane(t *testing.T, bin string) *rest.Config {
+// plane is a control plane.
+type plane struct {
+	api     kubernetes.Interface
+	dynamic dynamic.Interface
+	mapper  *restmapper.DeferredDiscoveryRESTMapper
+
+	mu       sync.Mutex
+	warnings []string // of the API server, since the last apply
+}
+
+// startPlane starts a control plane of the programs in bin, for as long as the test lasts. Nobody binds pods yet.
+func startPlane(t *testing.T, bin string) *plane {
 	t.Helper()
+	p := &plane{}
 	dir := t.TempDir()
 	store, peers, api := freePort(t), freePort(t), freePort(t)
 	key := filepath.Join(dir, "accounts.key")
@@ -38,8 +57,8 @@ func startPlane(t *testing.T, bin string) *rest.Config {
 	background(t, dir, filepath.Join(bin, "kube-apiserver"), "--etcd-servers=http://"+store, "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+key, "--service-account-signing-key-file="+key, "--service-cluster-ip-range=10.0.0.0/24",
 		"--authorization-mode=RBAC", "--token-auth-file="+filepath.Join(dir, "tokens.csv"), "--disable-admission-plugins=ServiceAccount",
-		"--cert-dir="+filepath.Join(dir, "certs"), "--secure-port="+port, "--bind-address=127.0.0.1")
-	config := &rest.Config{Host: "https://" + api, BearerToken: "test", TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: 200, Burst: 400}
+		"--cert-dir="+filepath.Join(dir, "certs"), "--secure-port="+port, "--bind-address=127.0.0.1", "--advertise-address="+nodeAddress)
+	config := &rest.Config{Host: "https://" + api, BearerToken: "test", TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: 200, Burst: 400, WarningHandler: p}
 	transport, err := rest.HTTPClientFor(config)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +76,52 @@ func startPlane(t *testing.T, bin string) *rest.Config {
 	}
 	background(t, dir, filepath.Join(bin, "kube-controller-manager"), "--kubeconfig="+kubeconfig, "--service-account-private-key-file="+key,
 		"--use-service-account-credentials=false", "--leader-elect=false", "--controllers=*", "--bind-address=127.0.0.1", "--secure-port=0")
-	return config
+	if p.api, err = kubernetes.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	if p.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	p.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(p.api.Discovery()))
+	return p
+}
+
+// HandleWarningHeader takes a warning down.
+func (p *plane) HandleWarningHeader(_ int, _ string, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warnings = append(p.warnings, text)
+}
+
+// apply is `kubectl apply --server-side -f -` of a List. A warning is an error.
+func (p *plane) apply(t *testing.T, list []byte) {
+	t.Helper()
+	var all unstructured.UnstructuredList
+	if err := json.Unmarshal(list, &all); err != nil {
+		t.Fatal(err)
+	}
+	for i := range all.Items {
+		o := &all.Items[i]
+		if err := p.applyOne(t.Context(), o); err != nil {
+			t.Fatalf("apply %s %s: %v", o.GetKind(), o.GetName(), err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.warnings {
+		t.Errorf("the API server warns: %s", w)
+	}
+	p.warnings = nil
+}
+
+func (p *plane) applyOne(ctx context.Context, o *unstructured.Unstructured) error {
+	kind := o.GroupVersionKind()
+	m, err := p.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		return err
+	}
+	_, err = p.dynamic.Resource(m.Resource).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: "test", Force: true})
+	return err
 }
 
 func freePort(t *testing.T) string {
@@ -96,7 +160,7 @@ func background(t *testing.T, dir, program string, args ...string) {
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", program, err)
 	}

@@ -19,6 +19,9 @@ func describe(ctx context.Context, api kubernetes.Interface, pod *corev1.Pod, ip
 		return container{}, fmt.Errorf("pod %s: only one container with its image's program is known here", pod.Name)
 	}
 	d := container{Image: c.Image, Hostname: pod.Name, Args: []string{c.Program}}
+	if pod.Spec.Hostname != "" {
+		d.Hostname = pod.Spec.Hostname
+	}
 	if s := pod.Spec.SecurityContext; s != nil && s.RunAsUser != nil {
 		d.User = int(*s.RunAsUser)
 	}
@@ -31,7 +34,7 @@ func describe(ctx context.Context, api kubernetes.Interface, pod *corev1.Pod, ip
 		values[e.Name] = expand(value, values)
 		d.Env = append(d.Env, e.Name+"="+values[e.Name])
 	}
-	d.Env = append(d.Env, "PATH=/usr/bin", "HOSTNAME="+pod.Name)
+	d.Env = append(d.Env, "PATH=/usr/bin", "HOSTNAME="+d.Hostname)
 	for _, a := range k.Args {
 		d.Args = append(d.Args, expand(a, values))
 	}
@@ -110,6 +113,9 @@ func layVolume(ctx context.Context, api kubernetes.Interface, namespace string, 
 			return "", err
 		}
 		path = filepath.Join(root, "claims", namespace, claim.Name)
+		if class := claim.Spec.StorageClassName; class != nil && *class == "" && claim.Status.Phase != corev1.ClaimBound {
+			return "", fmt.Errorf("claim %s is not bound yet", claim.Name)
+		}
 		if claim.Spec.VolumeName != "" {
 			volume, err := api.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,7 @@ type runner struct {
 	ip    string
 	leave chan time.Duration // its pod shall end, with so much grace
 
+	process  atomic.Pointer[process] // that runs
 	started  metav1.Time
 	restarts int32
 }
@@ -61,19 +63,13 @@ func (r *runner) run(ctx context.Context) {
 		ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: int32(code), StartedAt: r.started, FinishedAt: metav1.Now(), Reason: reason(code)}}
 		r.report(ctx, phase, ended, false)
 		if asked {
-			err := r.node.c.API.CoreV1().Pods(r.pod.Namespace).Delete(ctx, r.pod.Name, *metav1.NewDeleteOptions(0))
-			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-				r.node.c.Log("%s: %v", r.pod.Name, err)
-			}
+			r.remove(ctx)
 			return
 		}
 		if final {
 			select {
 			case <-r.leave:
-				err := r.node.c.API.CoreV1().Pods(r.pod.Namespace).Delete(ctx, r.pod.Name, *metav1.NewDeleteOptions(0))
-				if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
-					r.node.c.Log("%s: %v", r.pod.Name, err)
-				}
+				r.remove(ctx)
 			case <-ctx.Done():
 			}
 			return
@@ -84,6 +80,16 @@ func (r *runner) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// remove takes the pod away, as somebody has asked. One that has its name by now stays.
+func (r *runner) remove(ctx context.Context) {
+	options := metav1.NewDeleteOptions(0)
+	options.Preconditions = metav1.NewUIDPreconditions(string(r.pod.UID))
+	err := r.node.c.API.CoreV1().Pods(r.pod.Namespace).Delete(ctx, r.pod.Name, *options)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		r.node.c.Log("%s: %v", r.pod.Name, err)
 	}
 }
 
@@ -114,6 +120,8 @@ func (r *runner) live(ctx context.Context) (code int, asked bool) {
 			return 0, false
 		}
 	}
+	r.process.Store(p)
+	defer r.process.Store(nil)
 	r.started = metav1.Now()
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: r.started}}
 	r.report(ctx, corev1.PodRunning, running, false)
@@ -172,7 +180,7 @@ func (r *runner) report(ctx context.Context, phase corev1.PodPhase, state corev1
 			return err
 		}
 		s := &pod.Status
-		s.Phase, s.PodIP, s.HostIP, s.StartTime = phase, r.ip, "127.0.0.1", &r.started
+		s.Phase, s.PodIP, s.HostIP, s.StartTime = phase, r.ip, nodeAddress, &r.started
 		s.PodIPs, s.HostIPs = []corev1.PodIP{{IP: r.ip}}, []corev1.HostIP{{IP: s.HostIP}}
 		one := corev1.ContainerStatus{Name: pod.Spec.Containers[0].Name, Image: pod.Spec.Containers[0].Image, ImageID: "test", State: state, Ready: ready, RestartCount: r.restarts}
 		one.Started = new(state.Running != nil)
