@@ -4,7 +4,8 @@
 
 Both sides attack the same images of the validation list in float32 with the same steps, restarts and rivals; images that are not
 recognised as they are need no attack, so neither side spends time on them. A row says which part of all images is still
-recognised: as mp says, as PyTorch says of mp's images, and as PyTorch says of torchattacks' images; then by how much mp is weaker, in images of a hundred (negative: stronger), and the seconds of both.
+recognised: as mp says, as PyTorch says of mp's images, and as PyTorch says of torchattacks' images; then by how much mp is
+weaker, in images of a hundred (negative: stronger), and the seconds of both.
 `make attack-compare` fetches torchattacks into a folder, which the variable TORCHATTACKS names, and calls this.
 """
 import argparse
@@ -49,7 +50,7 @@ def load(path):
     net = SimpleNet()
     lacks = net.load_state_dict({k.removeprefix("module."): v for k, v in state.items()}, strict=False)
     assert set(lacks.missing_keys) == {"mean", "std"} and not lacks.unexpected_keys, f"{path} is no SimpleNet: {lacks}"
-    return net.eval()
+    return net.eval().to(memory_format=torch.channels_last)
 
 
 class Ensemble:
@@ -141,14 +142,14 @@ def main():
         for eps in options.eps.split(","):
             with tempfile.TemporaryDirectory() as where:
                 row, found = ours(options, attack, eps, where)
-            x = found["clean"].permute(0, 3, 1, 2).contiguous().float() / 255
+            x = found["clean"].permute(0, 3, 1, 2).float() / 255  # channels last, as mp has them
             y = found["labels"]
             above, _, below = eps.partition("/")
             radius = float(above) / float(below or 1)
             assert (found["images"] - x).abs().max() <= radius * 1.0001 + 1e-7, "mp left the ball"
             queries = options.steps * 50 if attack == "autoattack" else options.queries
             other = theirs(options.steps, options.rivals, queries)[attack](net, radius)
-            began, changed = time.time(), x.clone()
+            began, changed = time.time(), x.clone(memory_format=torch.channels_last)
             for at in standing(net, x, y).split(50):
                 torch.manual_seed(0)
                 changed[at] = other(x[at], y[at])
