@@ -48,6 +48,7 @@ type stepSpec struct {
 	Data    string `json:"data,omitempty"`   // of packs, for ours
 
 	Strategy     string `json:"strategy,omitempty"`      // of adversarial training, or none, with images varied as in our recipe; empty: as they are
+	Profile      bool   `json:"profile,omitempty"`       // instead of the speed: where the time goes
 	AdvPrecision string `json:"adv_precision,omitempty"` // of the network while the strategy attacks; empty: as in the update
 }
 
@@ -69,7 +70,8 @@ func newBenchStepCommand(e *env) *cobra.Command {
 		Short: "Training steps a second, beside PyTorch's own in the same run",
 		Long: "step measures one training step (forward, loss, backward, clip, update of a batch in memory) and the same step in\n" +
 			"eager PyTorch, which needs a Python with torch: --venv makes one. Every measurement is a process of its own; ours and\n" +
-			"PyTorch's alternate, so that a busy machine disturbs both alike. The ratio is the median over the pairs.\n\n" +
+			"PyTorch's alternate, so that a busy machine disturbs both alike. The ratio is the median over the pairs. --profile says\n" +
+			"instead what each operation of our step takes.\n\n" +
 			"--workers N trains simplenet and resnet18 with a global batch of 64 in N processes of one thread, as N `mp worker` do\n" +
 			"(images from a pack, shards, the ring, one update), beside N ranks of DistributedDataParallel on gloo with its batch in\n" +
 			"memory, and beside one process of N threads of both. \"hidden\" is 1 - waited/working, over all steps and ranks. Working is\n" +
@@ -78,17 +80,27 @@ func newBenchStepCommand(e *env) *cobra.Command {
 			"fixed point's loops too. Waited is the time from the rank's last gradient to the whole sum. DistributedDataParallel's are\n" +
 			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same:\n" +
 			"\"by processor time\" is images over the processor seconds of all ranks and their threads, which other processes disturb less.",
-		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5",
+		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5\n  mp bench step --profile --model simplenet --mode channels_last",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.measure != "" {
 				return measureStep(c.Context(), e, o.measure)
+			}
+			if o.Profile && c.Flags().Changed("workers") {
+				return fmt.Errorf("%w: --profile looks at one process: leave --workers out", job.ErrConfig)
 			}
 			if c.Flags().Changed("workers") {
 				if err := o.prepareCrew(c); err != nil {
 					return err
 				}
 				return benchCrew(c.Context(), e, o)
+			}
+			if o.Profile {
+				program, err := o.check()
+				if err != nil {
+					return err
+				}
+				return benchProfile(c.Context(), e, o, program)
 			}
 			return benchStep(c.Context(), e, o)
 		},
@@ -104,6 +116,7 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.Float64Var(&o.Seconds, "seconds", 3, "seconds a measurement, at least one step after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
+	f.BoolVar(&o.Profile, "profile", false, "show where the time of our step goes, by operation, instead")
 	o.peer.add(c)
 	addMeasure(c, &o.measure)
 	return c
@@ -139,6 +152,14 @@ func benchStep(ctx context.Context, e *env, o benchStepOptions) error {
 
 // prepare checks the options, fills in what was left open and returns this program's path.
 func (o *benchStepOptions) prepare(ctx context.Context, e *env) (program string, err error) {
+	if program, err = o.check(); err != nil {
+		return "", err
+	}
+	return program, o.peer.find(ctx, e)
+}
+
+// check is prepare for a measurement without PyTorch.
+func (o *benchStepOptions) check() (program string, err error) {
 	for _, mode := range o.modes {
 		if !slices.Contains([]string{modeFP32, modeChannelsLast, modeBF16}, mode) {
 			return "", fmt.Errorf("%w: --mode %q: choose %s, %s or %s", job.ErrConfig, mode, modeFP32, modeChannelsLast, modeBF16)
@@ -160,7 +181,7 @@ func (o *benchStepOptions) prepare(ctx context.Context, e *env) (program string,
 	if program, err = os.Executable(); err != nil {
 		return "", fmt.Errorf("find this program, to measure in processes of its own: %w", err)
 	}
-	return program, o.peer.find(ctx, e)
+	return program, nil
 }
 
 // compareSteps measures pairs of processes and returns the medians. The side that goes first alternates.

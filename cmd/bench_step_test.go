@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -129,5 +130,29 @@ func TestBothSidesMeasureSeveralWorkers(t *testing.T) {
 		if t2.Working <= 0 {
 			t.Errorf("rank %d of PyTorch's: %+v", rank, t2)
 		}
+	}
+}
+
+// The profile of a step accounts for its time, by operations that the step has.
+func TestAProfileAccountsForTheStep(t *testing.T) {
+	t.Setenv(asMP, "1")
+	code, stdout, stderr := callMain("bench", "step", "--profile", "--model", "simplenet", "--mode", "channels_last", "--batch-size", "2", "--image-size", "32", "--threads", "1", "--json")
+	var all []stepProfile
+	if err := json.Unmarshal([]byte(stdout), &all); code != exitDone || err != nil || len(all) != 1 {
+		t.Fatalf("ended with %d, %q, %s", code, stdout, stderr)
+	}
+	sum, calls := 0.0, map[string]float64{}
+	for _, c := range all[0].Costs {
+		sum += c.Seconds
+		calls[c.Name] = c.Calls
+	}
+	if apart := math.Abs(sum/all[0].Seconds - 1); apart > .01 {
+		t.Errorf("operations take %g s of a step of %g s", sum, all[0].Seconds)
+	}
+	if calls["aten::convolution"] != 7 || calls["aten::convolution_backward"] != 7 || calls["mp::update"] != 1 {
+		t.Errorf("calls a step: %v; want 7 convolutions there and back, and 1 update", calls)
+	}
+	if code, _, stderr := callMain("bench", "step", "--profile", "--workers", "2"); code != exitBadInput || !strings.Contains(stderr, "leave --workers out") {
+		t.Errorf("with --workers: %d, %s", code, stderr)
 	}
 }

@@ -71,6 +71,9 @@ func measureStep(ctx context.Context, e *env, text string) error {
 	if err := b.step(ctx); err != nil { // the first one plans and allocates
 		return err
 	}
+	if spec.Profile {
+		return b.profile(ctx, e, spec)
+	}
 	var seconds []float64
 	end := time.Now().Add(time.Duration(spec.Seconds * float64(time.Second)))
 	for len(seconds) == 0 || time.Now().Before(end) {

@@ -142,14 +142,14 @@ def main():
         for eps in options.eps.split(","):
             with tempfile.TemporaryDirectory() as where:
                 row, found = ours(options, attack, eps, where)
-            x = found["clean"].permute(0, 3, 1, 2).float() / 255  # channels last, as mp has them
+            x = found["clean"].permute(0, 3, 1, 2).contiguous().float() / 255  # as torchattacks wants them
             y = found["labels"]
             above, _, below = eps.partition("/")
             radius = float(above) / float(below or 1)
             assert (found["images"] - x).abs().max() <= radius * 1.0001 + 1e-7, "mp left the ball"
             queries = options.steps * 50 if attack == "autoattack" else options.queries
             other = theirs(options.steps, options.rivals, queries)[attack](net, radius)
-            began, changed = time.time(), x.clone(memory_format=torch.channels_last)
+            began, changed = time.time(), x.clone()
             for at in standing(net, x, y).split(50):
                 torch.manual_seed(0)
                 changed[at] = other(x[at], y[at])

@@ -127,6 +127,15 @@ int mp_update_kernel(mp_tensor t);
 enum { MP_CONV_AUTO, MP_CONV_COMPOSED, MP_CONV_WIDE, MP_CONV_NARROW, MP_CONV_IMAGES };
 int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t padding, int how, mp_tensor *y, char *err);
 
+// What each of ATen's operations and each node of a backward pass takes, of all threads, from start to stop: the dearest max
+// of them, without what they call in turn. On a GPU that is the asking, not the work.
+typedef struct {
+  char name[120];
+  int64_t calls, nanoseconds;
+} mp_cost;
+int mp_profile_start(char *err);
+int mp_profile_stop(mp_cost *rows, int max, int *n, char *err);
+
 // The loops of the sum over shards (package allreduce, Kernels), on host memory; n elements in blocks of MP_FIXED_BLOCK that
 // share an exponent, the last perhaps short. They cannot fail. No two vectors overlap.
 enum { MP_FIXED_BLOCK = 256 };

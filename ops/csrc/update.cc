@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
@@ -119,6 +120,7 @@ int mp_update_kernel(mp_tensor weights) {
 
 int mp_update(const mp_rule *rule, const mp_flats *flats, char *err) {
   return mp::guard(err, [&] {
+    RECORD_FUNCTION("mp::update", c10::ArrayRef<const c10::IValue>{});
     at::Tensor &weights = mp::tensor(flats->weights);
     const int64_t n = weights.numel();
     TORCH_CHECK(n % MP_BLOCK == 0, "a flat buffer has a multiple of ", MP_BLOCK, " elements, not ", n);
@@ -144,6 +146,7 @@ int mp_update(const mp_rule *rule, const mp_flats *flats, char *err) {
 
 int mp_norm(mp_tensor grads, mp_tensor *norm, char *err) {
   return mp::guard(err, [&] {
+    RECORD_FUNCTION("mp::norm", c10::ArrayRef<const c10::IValue>{});
     at::Tensor &g = mp::tensor(grads);
     const int64_t n = g.numel();
     const float *data = floats(grads, n, g, "gradient");
