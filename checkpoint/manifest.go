@@ -67,7 +67,13 @@ func readManifest(dir string) (manifest, error) {
 	if err != nil {
 		return m, err
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	return parseManifest(path, b)
+}
+
+// parseManifest reads and verifies a manifest.
+func parseManifest(path string, text []byte) (manifest, error) {
+	var m manifest
+	if err := json.Unmarshal(text, &m); err != nil {
 		return m, malformed("%s is damaged: %w", path, err)
 	}
 	if m.Version != manifestVersion {
@@ -86,6 +92,12 @@ func readManifest(dir string) (manifest, error) {
 		}
 	}
 	return m, nil
+}
+
+// resumable says whether a run can go on from a checkpoint.
+func (m manifest) resumable() bool {
+	_, ok := m.Files[optimizerName]
+	return ok
 }
 
 // compare tells whether a file is the one that the manifest lists.

@@ -189,8 +189,7 @@ func inOrder(dir string) ([]entry, error) {
 		}
 		e := entry{path: filepath.Join(dir, f.Name()), serial: -1}
 		if m, err := readManifest(e.path); err == nil {
-			_, e.resumable = m.Files[optimizerName]
-			e.serial = m.Serial
+			e.serial, e.resumable = m.Serial, m.resumable()
 		}
 		all = append(all, e)
 	}

@@ -125,7 +125,7 @@ func newManyHands(ctx context.Context, e *env, r *attackRun, dir string) (_ *man
 		}
 		c.Networks = append(c.Networks, n)
 	}
-	who, err := o.cluster.identity(ctx)
+	who, err := o.cluster.identity(ctx, trust.Client, trust.Viewer)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func newCheckpointCommand(e *env) *cobra.Command {
 		Args:    exactArgs("F", "OUT"),
 		RunE:    func(_ *cobra.Command, args []string) error { return convertCheckpoint(e, args[0], args[1]) },
 	}
-	return newParent("checkpoint", "Look into and convert checkpoints", show, convert)
+	return newParent("checkpoint", "Look into and convert checkpoints, bring them back from copies", show, convert, newCheckpointFetchCommand(e))
 }
 
 // tensorRow is a tensor as `mp checkpoint show` prints it.

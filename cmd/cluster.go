@@ -97,22 +97,27 @@ func (f *clusterFlags) ask(ctx context.Context, call func(context.Context, mppb.
 
 // client returns a client of the cluster; the caller closes it.
 func (f *clusterFlags) client(ctx context.Context) (*mppb.Client, error) {
-	who, err := f.identity(ctx)
+	return f.clientAs(ctx, trust.Client, trust.Viewer)
+}
+
+// clientAs returns a client in one of the roles that would do; the caller closes it.
+func (f *clusterFlags) clientAs(ctx context.Context, roles ...trust.Role) (*mppb.Client, error) {
+	who, err := f.identity(ctx, roles...)
 	if err != nil {
 		return nil, err
 	}
 	return f.clientOf(who)
 }
 
-// identity is who this process is for the cluster; nil where that speaks no TLS.
-func (f *clusterFlags) identity(ctx context.Context) (*trust.Identity, error) {
+// identity is who this process is for the cluster, in one of the roles that would do; nil where that speaks no TLS.
+func (f *clusterFlags) identity(ctx context.Context, roles ...trust.Role) (*trust.Identity, error) {
 	all, err := addresses(f.coordinator)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	return f.trust.identity(ctx, hostName(), all, nil, nil, trust.Client, trust.Viewer)
+	return f.trust.identity(ctx, hostName(), all, nil, nil, roles...)
 }
 
 // clientOf returns a client for an identity that is known; the caller closes it.

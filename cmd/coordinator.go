@@ -25,6 +25,7 @@ type coordinatorOptions struct {
 	natsCreds string
 	natsPort  string
 	monitor   string
+	copies    string
 	trust     trustFlags
 	web       webFlags
 	page      webOptions // what web says
@@ -49,6 +50,7 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 	f.StringVar(&o.peers, "peers", "", "all coordinators, this one included: ID=HOST:PORT with commas between; empty: this one alone")
 	f.StringVar(&o.dataDir, "data-dir", d.DataDir, "folder of the raft log and of NATS; what it holds survives every restart")
 	f.StringVar(&o.config.RunsDir, "runs", d.RunsDir, "folder for the directories of runs")
+	f.StringVar(&o.copies, "checkpoints", "", copiesHelp)
 	f.StringVar(&o.nats, "nats", natsEmbedded, "where metrics go: embedded, none, or the URL of a NATS server")
 	f.StringVar(&o.natsCreds, "nats-creds", "", "credentials file for a NATS server given by URL; empty: the URL has what it asks for")
 	f.StringVar(&o.natsPort, "nats-listen", "", "HOST:PORT of the embedded NATS server; empty: a free port, the same at every start if it can be")
@@ -65,6 +67,7 @@ func newCoordinatorCommand(e *env) *cobra.Command {
 		}
 		return runCoordinator(c.Context(), e, o)
 	}
+	c.AddCommand(newBackupCommand(e), newRestoreCommand(e))
 	return c
 }
 
@@ -133,13 +136,17 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 	if err := o.config.Validate(); err != nil { // before others are asked for the secret
 		return err
 	}
+	copies, err := newCopying(e, o.copies)
+	if err != nil {
+		return err
+	}
 	base, err := layFoundation(ctx, &o, log)
 	if err != nil {
 		return err
 	}
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), natsListen: o.natsPort, log: log, archive: true,
-		web: o.page,
+		web: o.page, copies: copies,
 		story: func(event *mppb.Event) {
 			if event.Topic == "leave" && event.Job != "" {
 				return // the view that follows from it says it again, and what became of the work

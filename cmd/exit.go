@@ -7,6 +7,7 @@ import (
 
 	"mp/attack"
 	"mp/checkpoint"
+	"mp/checkpoint/s3"
 	"mp/coordinator"
 	"mp/data"
 	"mp/deploy"
@@ -45,7 +46,7 @@ func (u usageError) Unwrap() error { return u.err }
 // badInput lists the errors of the lower rooms that mean: what was asked for or handed in is wrong.
 func badInput() []error {
 	return []error{job.ErrConfig, attack.ErrConfig, data.ErrData, checkpoint.ErrFormat, model.ErrConfig, optim.ErrConfig, ops.ErrNoDevice, pixel.ErrData,
-		errCluster, explain.ErrConfig, coordinator.ErrConfig, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused, report.ErrConfig, deploy.ErrConfig}
+		errCluster, s3.ErrConfig, explain.ErrConfig, coordinator.ErrConfig, coordinator.ErrBackup, nats.ErrConfig, worker.ErrRefused, errand.ErrRefused, report.ErrConfig, deploy.ErrConfig}
 }
 
 // exitCode maps an error to the process's exit code; the only place that does.

@@ -41,6 +41,7 @@ type hubConfig struct {
 	story   func(*mppb.Event) // told of every event of the cluster since the start; nil: nobody is
 	console metrics.Sink      // gets every job's events since the start, beside the job's files; nil: nobody does
 	web     webOptions        // where the web page is served
+	copies  copying           // where checkpoints are copied to
 }
 
 // hub is a running hubConfig.
@@ -160,6 +161,10 @@ func withHub(ctx context.Context, c hubConfig, body func(context.Context, *hub) 
 		defer client.Close()
 		keep := begin("archive", broken, func(ctx context.Context) error { return h.archive(ctx, client) })
 		defer keep.end()
+	}
+	if c.copies.to != nil {
+		follow := begin("copies of checkpoints", broken, func(ctx context.Context) error { return h.copyCheckpoints(ctx, c) })
+		defer follow.end()
 	}
 	return body(ctx, h)
 }

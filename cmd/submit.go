@@ -85,6 +85,9 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		if *path == "" {
 			continue
 		}
+		if elsewhere(*path) {
+			return fmt.Errorf("%w: %s: workers read files: bring it to a folder that they all have, with mp checkpoint fetch, and name that", job.ErrConfig, *path)
+		}
 		absolute, err := filepath.Abs(*path)
 		if err != nil {
 			return fmt.Errorf("find %s: %w", *path, err)

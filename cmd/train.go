@@ -40,6 +40,7 @@ type trainOptions struct {
 	workers   int
 	gpus      string
 	failAfter time.Duration
+	copies    string
 	web       webOptions
 }
 
@@ -68,6 +69,7 @@ func newTrainCommand(e *env) *cobra.Command {
 	f.StringVar(&o.gpus, "gpus", "", "GPUs with a worker each: all, or numbers such as 0,1; empty: --workers and --device decide")
 	f.DurationVar(&o.failAfter, "fail-after", coordinator.DefaultConfig().FailAfter, "how long a worker may be silent before the others go on without it")
 	f.StringVar(&o.runs, "runs", "runs", "folder for the directories of runs")
+	f.StringVar(&o.copies, "checkpoints", "", copiesHelp)
 	page.add(c)
 	f.StringVar(&token, "token", "", "secret that the web page asks for; empty: none")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show configuration, layers, memory and schedule without training")
@@ -81,7 +83,11 @@ func newTrainCommand(e *env) *cobra.Command {
 		if o.web, err = page.options(token); err != nil {
 			return err
 		}
-		r, err := resolveRun(flags, dir, o)
+		fetch := func(url string) (string, error) {
+			f, err := bringBack(c.Context(), e, url, "", o.runs)
+			return f.Directory, err
+		}
+		r, err := resolveRun(flags, dir, o, fetch)
 		if err != nil {
 			return err
 		}
@@ -103,13 +109,20 @@ type run struct {
 	monitor   *monitor
 }
 
-// resolveRun finds what to train: the flags over, where --resume names a run of ours, that run's own job.
-func resolveRun(flags *jobFlags, dir string, o trainOptions) (run, error) {
+// resolveRun finds what to train: the flags over, where --resume names a run of ours, that run's own job. Fetch makes a
+// directory of a run of which there are copies elsewhere.
+func resolveRun(flags *jobFlags, dir string, o trainOptions, fetch func(url string) (string, error)) (run, error) {
 	r := run{trainOptions: o}
 	if err := flags.flags(dir)(&r.spec); err != nil {
 		return r, err
 	}
 	resume := r.spec.Resume
+	var err error
+	if elsewhere(resume) {
+		if resume, err = fetch(resume); err != nil {
+			return r, err
+		}
+	}
 	if resume != "" && !exists(resume) {
 		return r, fmt.Errorf("%w: --resume %s: there is no such run or checkpoint", job.ErrConfig, resume)
 	}
@@ -122,9 +135,11 @@ func resolveRun(flags *jobFlags, dir string, o trainOptions) (run, error) {
 		start := func(s *job.Spec) error { s.Init, s.InitPartial, s.Resume = "", false, ""; return nil }
 		base, r.directory = append(base, job.File(path, content), start), filepath.Clean(resume)
 	}
-	var err error
 	if r.spec, err = flags.resolve(dir, base...); err != nil {
 		return r, err
+	}
+	if elsewhere(r.spec.Resume) {
+		r.spec.Resume = resume
 	}
 	if o.workers < 0 {
 		return r, fmt.Errorf("%w: --workers %d: choose 1 or more", job.ErrConfig, o.workers)

@@ -88,7 +88,7 @@ func watch(ctx context.Context, e *env, o watchOptions, id string) error {
 	}
 	w := &watcher{env: e, o: o, id: id, log: e.logger(slog.LevelInfo), events: make(chan heard, 256), caught: make(chan struct{}, 16), news: make(chan struct{}, 1),
 		read: map[int64]uint64{}, crews: map[uint64][]metrics.ViewMember{}, speed: audience{Sink: metrics.Tee(nil)}}
-	who, err := o.cluster.identity(ctx)
+	who, err := o.cluster.identity(ctx, trust.Client, trust.Viewer)
 	if err != nil {
 		return err
 	}

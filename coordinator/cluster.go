@@ -85,13 +85,18 @@ func (c *cluster) Jobs(context.Context, *mppb.JobsRequest) (*mppb.JobsReply, err
 	if err := c.elsewhere(); err != nil {
 		return nil, err
 	}
-	reply := &mppb.JobsReply{}
+	return &mppb.JobsReply{Jobs: c.Coordinator.Jobs()}, nil
+}
+
+// Jobs are those that this node knows, in the order in which they came. A node that does not lead may be behind.
+func (c *Coordinator) Jobs() []*mppb.Job {
+	var all []*mppb.Job
 	c.fsm.read(func(s *membership.State) {
 		for _, j := range s.Jobs {
-			reply.Jobs = append(reply.Jobs, fromJob(s, j))
+			all = append(all, fromJob(s, j))
 		}
 	})
-	return reply, nil
+	return all
 }
 
 // shownEvents is how many of a job's events Show gives.

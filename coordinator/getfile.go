@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -65,16 +66,21 @@ func (c *cluster) GetFile(name *mppb.FileName, stream mppb.Cluster_GetFileServer
 	if name.Offset > f.record.Size {
 		return c.fileError(name.Path, errOffset)
 	}
+	return c.sendParts(stream, fromFile(name.Job, f.record), file, int64(name.Offset))
+}
+
+// sendParts sends a file from an offset on; the first part says which it is.
+func (c *Coordinator) sendParts(stream grpc.ServerStreamingServer[mppb.FilePart], file *mppb.FileState, from io.ReaderAt, at int64) error {
 	// A fresh buffer a part: gRPC may still be sending the last one.
-	for at, first := int64(name.Offset), true; first || at < size; first = false {
+	for size, first := int64(file.Size), true; first || at < size; first = false {
 		buffer := make([]byte, min(mppb.PartBytes, size-at))
-		n, err := file.ReadAt(buffer, at)
+		n, err := from.ReadAt(buffer, at)
 		if err != nil && (err != io.EOF || n < len(buffer)) {
-			return c.fileError(name.Path, err)
+			return c.fileError(file.Path, err)
 		}
 		part := &mppb.FilePart{Offset: uint64(at), Data: buffer, Crc32C: mppb.Checksum(buffer)}
 		if first {
-			part.File = fromFile(name.Job, f.record)
+			part.File = file
 		}
 		if err := stream.Send(part); err != nil {
 			return err

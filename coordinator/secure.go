@@ -80,6 +80,7 @@ func permissions() map[string][]trust.Role {
 		mppb.Control_Session_FullMethodName:   compute,
 		mppb.Control_PutFile_FullMethodName:   compute,
 		mppb.Control_HasFile_FullMethodName:   compute,
+		mppb.Cluster_Backup_FullMethodName:    nil, // it is everything
 		mppb.Cluster_Submit_FullMethodName:    change,
 		mppb.Cluster_Steer_FullMethodName:     change,
 		mppb.Cluster_Jobs_FullMethodName:      look,

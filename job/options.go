@@ -91,7 +91,7 @@ func Options() []Option {
 		{Name: "channels-last", Group: machine, Help: "keep the channels of a pixel together in memory", Field: func(s *Spec) any { return &s.ChannelsLast }},
 		{Name: "threads", Group: machine, Help: "CPU threads of one operation; part of the result; 0: as many as cores", Field: func(s *Spec) any { return &s.Threads }},
 
-		{Name: "resume", Group: start, Help: "run directory or checkpoint (also a PyTorch one) to go on from; empty: a new run", Field: func(s *Spec) any { return &s.Resume }},
+		{Name: "resume", Group: start, Help: "run directory or checkpoint (also a PyTorch one) to go on from, for mp train also a run's copies, s3://BUCKET/PREFIX/RUN; empty: a new run", Field: func(s *Spec) any { return &s.Resume }},
 		{Name: "init", Group: start, Help: "file of weights to start from; empty: random ones", Field: func(s *Spec) any { return &s.Init }},
 		{Name: "init-partial", Group: start, Help: "let weights that --init lacks start at random", Field: func(s *Spec) any { return &s.InitPartial }},
 

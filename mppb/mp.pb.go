@@ -2878,6 +2878,42 @@ func (x *FileState) GetWhole() bool {
 	return false
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_mppb_mp_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_mppb_mp_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_mppb_mp_proto_rawDescGZIP(), []int{31}
+}
+
 type FilePart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	File          *FileState             `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"` // in the first part only
@@ -2890,7 +2926,7 @@ type FilePart struct {
 
 func (x *FilePart) Reset() {
 	*x = FilePart{}
-	mi := &file_mppb_mp_proto_msgTypes[31]
+	mi := &file_mppb_mp_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2938,7 @@ func (x *FilePart) String() string {
 func (*FilePart) ProtoMessage() {}
 
 func (x *FilePart) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[31]
+	mi := &file_mppb_mp_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +2951,7 @@ func (x *FilePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilePart.ProtoReflect.Descriptor instead.
 func (*FilePart) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{31}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FilePart) GetFile() *FileState {
@@ -2955,7 +2991,7 @@ type FileList struct {
 
 func (x *FileList) Reset() {
 	*x = FileList{}
-	mi := &file_mppb_mp_proto_msgTypes[32]
+	mi := &file_mppb_mp_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3003,7 @@ func (x *FileList) String() string {
 func (*FileList) ProtoMessage() {}
 
 func (x *FileList) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[32]
+	mi := &file_mppb_mp_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3016,7 @@ func (x *FileList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileList.ProtoReflect.Descriptor instead.
 func (*FileList) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{32}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FileList) GetFiles() []*FileState {
@@ -3005,7 +3041,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_mppb_mp_proto_msgTypes[33]
+	mi := &file_mppb_mp_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3053,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[33]
+	mi := &file_mppb_mp_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3066,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{33}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StateRequest) GetJob() string {
@@ -3096,7 +3132,7 @@ type StatePart struct {
 
 func (x *StatePart) Reset() {
 	*x = StatePart{}
-	mi := &file_mppb_mp_proto_msgTypes[34]
+	mi := &file_mppb_mp_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3144,7 @@ func (x *StatePart) String() string {
 func (*StatePart) ProtoMessage() {}
 
 func (x *StatePart) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[34]
+	mi := &file_mppb_mp_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3157,7 @@ func (x *StatePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatePart.ProtoReflect.Descriptor instead.
 func (*StatePart) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{34}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatePart) GetNumber() uint32 {
@@ -3180,7 +3216,7 @@ type ToErrand struct {
 
 func (x *ToErrand) Reset() {
 	*x = ToErrand{}
-	mi := &file_mppb_mp_proto_msgTypes[35]
+	mi := &file_mppb_mp_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3228,7 @@ func (x *ToErrand) String() string {
 func (*ToErrand) ProtoMessage() {}
 
 func (x *ToErrand) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[35]
+	mi := &file_mppb_mp_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3241,7 @@ func (x *ToErrand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToErrand.ProtoReflect.Descriptor instead.
 func (*ToErrand) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{35}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ToErrand) GetMessage() isToErrand_Message {
@@ -3280,7 +3316,7 @@ type FromErrand struct {
 
 func (x *FromErrand) Reset() {
 	*x = FromErrand{}
-	mi := &file_mppb_mp_proto_msgTypes[36]
+	mi := &file_mppb_mp_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3292,7 +3328,7 @@ func (x *FromErrand) String() string {
 func (*FromErrand) ProtoMessage() {}
 
 func (x *FromErrand) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[36]
+	mi := &file_mppb_mp_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3305,7 +3341,7 @@ func (x *FromErrand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FromErrand.ProtoReflect.Descriptor instead.
 func (*FromErrand) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{36}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FromErrand) GetMessage() isFromErrand_Message {
@@ -3390,7 +3426,7 @@ type Errand struct {
 
 func (x *Errand) Reset() {
 	*x = Errand{}
-	mi := &file_mppb_mp_proto_msgTypes[37]
+	mi := &file_mppb_mp_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3438,7 @@ func (x *Errand) String() string {
 func (*Errand) ProtoMessage() {}
 
 func (x *Errand) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[37]
+	mi := &file_mppb_mp_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3451,7 @@ func (x *Errand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Errand.ProtoReflect.Descriptor instead.
 func (*Errand) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{37}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Errand) GetProtocol() uint32 {
@@ -3499,7 +3535,7 @@ type NetworkName struct {
 
 func (x *NetworkName) Reset() {
 	*x = NetworkName{}
-	mi := &file_mppb_mp_proto_msgTypes[38]
+	mi := &file_mppb_mp_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3511,7 +3547,7 @@ func (x *NetworkName) String() string {
 func (*NetworkName) ProtoMessage() {}
 
 func (x *NetworkName) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[38]
+	mi := &file_mppb_mp_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3524,7 +3560,7 @@ func (x *NetworkName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkName.ProtoReflect.Descriptor instead.
 func (*NetworkName) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{38}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkName) GetSha256() string {
@@ -3552,7 +3588,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_mppb_mp_proto_msgTypes[39]
+	mi := &file_mppb_mp_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3600,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[39]
+	mi := &file_mppb_mp_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3613,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{39}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Network) GetArch() string {
@@ -3605,7 +3641,7 @@ type NetworkArray struct {
 
 func (x *NetworkArray) Reset() {
 	*x = NetworkArray{}
-	mi := &file_mppb_mp_proto_msgTypes[40]
+	mi := &file_mppb_mp_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3617,7 +3653,7 @@ func (x *NetworkArray) String() string {
 func (*NetworkArray) ProtoMessage() {}
 
 func (x *NetworkArray) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[40]
+	mi := &file_mppb_mp_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3630,7 +3666,7 @@ func (x *NetworkArray) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkArray.ProtoReflect.Descriptor instead.
 func (*NetworkArray) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{40}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NetworkArray) GetName() string {
@@ -3663,7 +3699,7 @@ type ErrandReady struct {
 
 func (x *ErrandReady) Reset() {
 	*x = ErrandReady{}
-	mi := &file_mppb_mp_proto_msgTypes[41]
+	mi := &file_mppb_mp_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3675,7 +3711,7 @@ func (x *ErrandReady) String() string {
 func (*ErrandReady) ProtoMessage() {}
 
 func (x *ErrandReady) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[41]
+	mi := &file_mppb_mp_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3688,7 +3724,7 @@ func (x *ErrandReady) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrandReady.ProtoReflect.Descriptor instead.
 func (*ErrandReady) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{41}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ErrandReady) GetLacks() []string {
@@ -3711,7 +3747,7 @@ type AttackPart struct {
 
 func (x *AttackPart) Reset() {
 	*x = AttackPart{}
-	mi := &file_mppb_mp_proto_msgTypes[42]
+	mi := &file_mppb_mp_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +3759,7 @@ func (x *AttackPart) String() string {
 func (*AttackPart) ProtoMessage() {}
 
 func (x *AttackPart) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[42]
+	mi := &file_mppb_mp_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +3772,7 @@ func (x *AttackPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttackPart.ProtoReflect.Descriptor instead.
 func (*AttackPart) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{42}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AttackPart) GetNumber() uint32 {
@@ -3793,7 +3829,7 @@ type AttackFound struct {
 
 func (x *AttackFound) Reset() {
 	*x = AttackFound{}
-	mi := &file_mppb_mp_proto_msgTypes[43]
+	mi := &file_mppb_mp_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +3841,7 @@ func (x *AttackFound) String() string {
 func (*AttackFound) ProtoMessage() {}
 
 func (x *AttackFound) ProtoReflect() protoreflect.Message {
-	mi := &file_mppb_mp_proto_msgTypes[43]
+	mi := &file_mppb_mp_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +3854,7 @@ func (x *AttackFound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttackFound.ProtoReflect.Descriptor instead.
 func (*AttackFound) Descriptor() ([]byte, []int) {
-	return file_mppb_mp_proto_rawDescGZIP(), []int{43}
+	return file_mppb_mp_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AttackFound) GetNumber() uint32 {
@@ -4156,7 +4192,8 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04have\x18\x05 \x01(\x04R\x04have\x12\x14\n" +
-	"\x05whole\x18\x06 \x01(\bR\x05whole\"t\n" +
+	"\x05whole\x18\x06 \x01(\bR\x05whole\"\x0f\n" +
+	"\rBackupRequest\"t\n" +
 	"\bFilePart\x12$\n" +
 	"\x04file\x18\x01 \x01(\v2\x10.mp.v1.FileStateR\x04file\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x12\n" +
@@ -4252,7 +4289,7 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\aControl\x121\n" +
 	"\aSession\x12\x11.mp.v1.FromWorker\x1a\x0f.mp.v1.ToWorker(\x010\x01\x12.\n" +
 	"\aPutFile\x12\x0f.mp.v1.FilePart\x1a\x10.mp.v1.FileState(\x01\x12,\n" +
-	"\aHasFile\x12\x0f.mp.v1.FileName\x1a\x10.mp.v1.FileState2\xb1\x03\n" +
+	"\aHasFile\x12\x0f.mp.v1.FileName\x1a\x10.mp.v1.FileState2\xe4\x03\n" +
 	"\aCluster\x12*\n" +
 	"\x06Submit\x12\x14.mp.v1.SubmitRequest\x1a\n" +
 	".mp.v1.Job\x12,\n" +
@@ -4264,7 +4301,8 @@ const file_mppb_mp_proto_rawDesc = "" +
 	"\aWorkers\x12\x15.mp.v1.WorkersRequest\x1a\x13.mp.v1.WorkersReply\x12.\n" +
 	"\x06Events\x12\x14.mp.v1.EventsRequest\x1a\f.mp.v1.Event0\x01\x12,\n" +
 	"\tListFiles\x12\x0e.mp.v1.JobName\x1a\x0f.mp.v1.FileList\x12-\n" +
-	"\aGetFile\x12\x0f.mp.v1.FileName\x1a\x0f.mp.v1.FilePart0\x0128\n" +
+	"\aGetFile\x12\x0f.mp.v1.FileName\x1a\x0f.mp.v1.FilePart0\x01\x121\n" +
+	"\x06Backup\x12\x14.mp.v1.BackupRequest\x1a\x0f.mp.v1.FilePart0\x0128\n" +
 	"\x04Peer\x120\n" +
 	"\x05State\x12\x13.mp.v1.StateRequest\x1a\x10.mp.v1.StatePart0\x012;\n" +
 	"\aErrands\x120\n" +
@@ -4283,7 +4321,7 @@ func file_mppb_mp_proto_rawDescGZIP() []byte {
 }
 
 var file_mppb_mp_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_mppb_mp_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_mppb_mp_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_mppb_mp_proto_goTypes = []any{
 	(Phase)(0),             // 0: mp.v1.Phase
 	(Refusal_Kind)(0),      // 1: mp.v1.Refusal.Kind
@@ -4320,19 +4358,20 @@ var file_mppb_mp_proto_goTypes = []any{
 	(*Event)(nil),          // 32: mp.v1.Event
 	(*FileName)(nil),       // 33: mp.v1.FileName
 	(*FileState)(nil),      // 34: mp.v1.FileState
-	(*FilePart)(nil),       // 35: mp.v1.FilePart
-	(*FileList)(nil),       // 36: mp.v1.FileList
-	(*StateRequest)(nil),   // 37: mp.v1.StateRequest
-	(*StatePart)(nil),      // 38: mp.v1.StatePart
-	(*ToErrand)(nil),       // 39: mp.v1.ToErrand
-	(*FromErrand)(nil),     // 40: mp.v1.FromErrand
-	(*Errand)(nil),         // 41: mp.v1.Errand
-	(*NetworkName)(nil),    // 42: mp.v1.NetworkName
-	(*Network)(nil),        // 43: mp.v1.Network
-	(*NetworkArray)(nil),   // 44: mp.v1.NetworkArray
-	(*ErrandReady)(nil),    // 45: mp.v1.ErrandReady
-	(*AttackPart)(nil),     // 46: mp.v1.AttackPart
-	(*AttackFound)(nil),    // 47: mp.v1.AttackFound
+	(*BackupRequest)(nil),  // 35: mp.v1.BackupRequest
+	(*FilePart)(nil),       // 36: mp.v1.FilePart
+	(*FileList)(nil),       // 37: mp.v1.FileList
+	(*StateRequest)(nil),   // 38: mp.v1.StateRequest
+	(*StatePart)(nil),      // 39: mp.v1.StatePart
+	(*ToErrand)(nil),       // 40: mp.v1.ToErrand
+	(*FromErrand)(nil),     // 41: mp.v1.FromErrand
+	(*Errand)(nil),         // 42: mp.v1.Errand
+	(*NetworkName)(nil),    // 43: mp.v1.NetworkName
+	(*Network)(nil),        // 44: mp.v1.Network
+	(*NetworkArray)(nil),   // 45: mp.v1.NetworkArray
+	(*ErrandReady)(nil),    // 46: mp.v1.ErrandReady
+	(*AttackPart)(nil),     // 47: mp.v1.AttackPart
+	(*AttackFound)(nil),    // 48: mp.v1.AttackFound
 }
 var file_mppb_mp_proto_depIdxs = []int32{
 	7,  // 0: mp.v1.FromWorker.hello:type_name -> mp.v1.Hello
@@ -4362,16 +4401,16 @@ var file_mppb_mp_proto_depIdxs = []int32{
 	26, // 24: mp.v1.WorkersReply.workers:type_name -> mp.v1.WorkerInfo
 	34, // 25: mp.v1.FilePart.file:type_name -> mp.v1.FileState
 	34, // 26: mp.v1.FileList.files:type_name -> mp.v1.FileState
-	41, // 27: mp.v1.ToErrand.errand:type_name -> mp.v1.Errand
-	35, // 28: mp.v1.ToErrand.network:type_name -> mp.v1.FilePart
-	46, // 29: mp.v1.ToErrand.part:type_name -> mp.v1.AttackPart
-	45, // 30: mp.v1.FromErrand.ready:type_name -> mp.v1.ErrandReady
-	47, // 31: mp.v1.FromErrand.found:type_name -> mp.v1.AttackFound
-	35, // 32: mp.v1.FromErrand.images:type_name -> mp.v1.FilePart
-	42, // 33: mp.v1.Errand.networks:type_name -> mp.v1.NetworkName
-	44, // 34: mp.v1.Network.arrays:type_name -> mp.v1.NetworkArray
+	42, // 27: mp.v1.ToErrand.errand:type_name -> mp.v1.Errand
+	36, // 28: mp.v1.ToErrand.network:type_name -> mp.v1.FilePart
+	47, // 29: mp.v1.ToErrand.part:type_name -> mp.v1.AttackPart
+	46, // 30: mp.v1.FromErrand.ready:type_name -> mp.v1.ErrandReady
+	48, // 31: mp.v1.FromErrand.found:type_name -> mp.v1.AttackFound
+	36, // 32: mp.v1.FromErrand.images:type_name -> mp.v1.FilePart
+	43, // 33: mp.v1.Errand.networks:type_name -> mp.v1.NetworkName
+	45, // 34: mp.v1.Network.arrays:type_name -> mp.v1.NetworkArray
 	5,  // 35: mp.v1.Control.Session:input_type -> mp.v1.FromWorker
-	35, // 36: mp.v1.Control.PutFile:input_type -> mp.v1.FilePart
+	36, // 36: mp.v1.Control.PutFile:input_type -> mp.v1.FilePart
 	33, // 37: mp.v1.Control.HasFile:input_type -> mp.v1.FileName
 	17, // 38: mp.v1.Cluster.Submit:input_type -> mp.v1.SubmitRequest
 	18, // 39: mp.v1.Cluster.Jobs:input_type -> mp.v1.JobsRequest
@@ -4382,24 +4421,26 @@ var file_mppb_mp_proto_depIdxs = []int32{
 	31, // 44: mp.v1.Cluster.Events:input_type -> mp.v1.EventsRequest
 	20, // 45: mp.v1.Cluster.ListFiles:input_type -> mp.v1.JobName
 	33, // 46: mp.v1.Cluster.GetFile:input_type -> mp.v1.FileName
-	37, // 47: mp.v1.Peer.State:input_type -> mp.v1.StateRequest
-	39, // 48: mp.v1.Errands.Attack:input_type -> mp.v1.ToErrand
-	6,  // 49: mp.v1.Control.Session:output_type -> mp.v1.ToWorker
-	34, // 50: mp.v1.Control.PutFile:output_type -> mp.v1.FileState
-	34, // 51: mp.v1.Control.HasFile:output_type -> mp.v1.FileState
-	21, // 52: mp.v1.Cluster.Submit:output_type -> mp.v1.Job
-	19, // 53: mp.v1.Cluster.Jobs:output_type -> mp.v1.JobsReply
-	22, // 54: mp.v1.Cluster.Show:output_type -> mp.v1.JobDetail
-	21, // 55: mp.v1.Cluster.Steer:output_type -> mp.v1.Job
-	30, // 56: mp.v1.Cluster.Status:output_type -> mp.v1.ClusterStatus
-	28, // 57: mp.v1.Cluster.Workers:output_type -> mp.v1.WorkersReply
-	32, // 58: mp.v1.Cluster.Events:output_type -> mp.v1.Event
-	36, // 59: mp.v1.Cluster.ListFiles:output_type -> mp.v1.FileList
-	35, // 60: mp.v1.Cluster.GetFile:output_type -> mp.v1.FilePart
-	38, // 61: mp.v1.Peer.State:output_type -> mp.v1.StatePart
-	40, // 62: mp.v1.Errands.Attack:output_type -> mp.v1.FromErrand
-	49, // [49:63] is the sub-list for method output_type
-	35, // [35:49] is the sub-list for method input_type
+	35, // 47: mp.v1.Cluster.Backup:input_type -> mp.v1.BackupRequest
+	38, // 48: mp.v1.Peer.State:input_type -> mp.v1.StateRequest
+	40, // 49: mp.v1.Errands.Attack:input_type -> mp.v1.ToErrand
+	6,  // 50: mp.v1.Control.Session:output_type -> mp.v1.ToWorker
+	34, // 51: mp.v1.Control.PutFile:output_type -> mp.v1.FileState
+	34, // 52: mp.v1.Control.HasFile:output_type -> mp.v1.FileState
+	21, // 53: mp.v1.Cluster.Submit:output_type -> mp.v1.Job
+	19, // 54: mp.v1.Cluster.Jobs:output_type -> mp.v1.JobsReply
+	22, // 55: mp.v1.Cluster.Show:output_type -> mp.v1.JobDetail
+	21, // 56: mp.v1.Cluster.Steer:output_type -> mp.v1.Job
+	30, // 57: mp.v1.Cluster.Status:output_type -> mp.v1.ClusterStatus
+	28, // 58: mp.v1.Cluster.Workers:output_type -> mp.v1.WorkersReply
+	32, // 59: mp.v1.Cluster.Events:output_type -> mp.v1.Event
+	37, // 60: mp.v1.Cluster.ListFiles:output_type -> mp.v1.FileList
+	36, // 61: mp.v1.Cluster.GetFile:output_type -> mp.v1.FilePart
+	36, // 62: mp.v1.Cluster.Backup:output_type -> mp.v1.FilePart
+	39, // 63: mp.v1.Peer.State:output_type -> mp.v1.StatePart
+	41, // 64: mp.v1.Errands.Attack:output_type -> mp.v1.FromErrand
+	50, // [50:65] is the sub-list for method output_type
+	35, // [35:50] is the sub-list for method input_type
 	35, // [35:35] is the sub-list for extension type_name
 	35, // [35:35] is the sub-list for extension extendee
 	0,  // [0:35] is the sub-list for field type_name
@@ -4419,12 +4460,12 @@ func file_mppb_mp_proto_init() {
 		(*ToWorker_View)(nil),
 		(*ToWorker_Refusal)(nil),
 	}
-	file_mppb_mp_proto_msgTypes[35].OneofWrappers = []any{
+	file_mppb_mp_proto_msgTypes[36].OneofWrappers = []any{
 		(*ToErrand_Errand)(nil),
 		(*ToErrand_Network)(nil),
 		(*ToErrand_Part)(nil),
 	}
-	file_mppb_mp_proto_msgTypes[36].OneofWrappers = []any{
+	file_mppb_mp_proto_msgTypes[37].OneofWrappers = []any{
 		(*FromErrand_Ready)(nil),
 		(*FromErrand_Found)(nil),
 		(*FromErrand_Images)(nil),
@@ -4435,7 +4476,7 @@ func file_mppb_mp_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mppb_mp_proto_rawDesc), len(file_mppb_mp_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -209,6 +209,7 @@ const (
 	Cluster_Events_FullMethodName    = "/mp.v1.Cluster/Events"
 	Cluster_ListFiles_FullMethodName = "/mp.v1.Cluster/ListFiles"
 	Cluster_GetFile_FullMethodName   = "/mp.v1.Cluster/GetFile"
+	Cluster_Backup_FullMethodName    = "/mp.v1.Cluster/Backup"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -228,6 +229,9 @@ type ClusterClient interface {
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	ListFiles(ctx context.Context, in *JobName, opts ...grpc.CallOption) (*FileList, error)
 	GetFile(ctx context.Context, in *FileName, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FilePart], error)
+	// Backup streams what it takes to begin the cluster again elsewhere: what it knows, and the checkpoints of jobs that have not
+	// ended. The first part of each has `file`. Only coordinators may ask.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FilePart], error)
 }
 
 type clusterClient struct {
@@ -346,6 +350,25 @@ func (c *clusterClient) GetFile(ctx context.Context, in *FileName, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_GetFileClient = grpc.ServerStreamingClient[FilePart]
 
+func (c *clusterClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FilePart], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Cluster_ServiceDesc.Streams[2], Cluster_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, FilePart]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_BackupClient = grpc.ServerStreamingClient[FilePart]
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -363,6 +386,9 @@ type ClusterServer interface {
 	Events(*EventsRequest, grpc.ServerStreamingServer[Event]) error
 	ListFiles(context.Context, *JobName) (*FileList, error)
 	GetFile(*FileName, grpc.ServerStreamingServer[FilePart]) error
+	// Backup streams what it takes to begin the cluster again elsewhere: what it knows, and the checkpoints of jobs that have not
+	// ended. The first part of each has `file`. Only coordinators may ask.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[FilePart]) error
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -399,6 +425,9 @@ func (UnimplementedClusterServer) ListFiles(context.Context, *JobName) (*FileLis
 }
 func (UnimplementedClusterServer) GetFile(*FileName, grpc.ServerStreamingServer[FilePart]) error {
 	return status.Error(codes.Unimplemented, "method GetFile not implemented")
+}
+func (UnimplementedClusterServer) Backup(*BackupRequest, grpc.ServerStreamingServer[FilePart]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -569,6 +598,17 @@ func _Cluster_GetFile_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Cluster_GetFileServer = grpc.ServerStreamingServer[FilePart]
 
+func _Cluster_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServer).Backup(m, &grpc.GenericServerStream[BackupRequest, FilePart]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Cluster_BackupServer = grpc.ServerStreamingServer[FilePart]
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -614,6 +654,11 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "GetFile",
 			Handler:       _Cluster_GetFile_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _Cluster_Backup_Handler,
 			ServerStreams: true,
 		},
 	},

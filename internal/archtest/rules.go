@@ -43,6 +43,8 @@ func rooms() []room {
 		{"allreduce/inproc", []string{"allreduce"}, nil, "a mechanism knows its interface and nothing above it"},
 		{"allreduce/allreducetest", []string{"allreduce"}, nil, "the conformance suite knows the interface only, so that it fits every mechanism"},
 		{"checkpoint", nil, nil, "checkpoints are plain bytes: whoever cannot load libtorch can still read them"},
+		{"checkpoint/s3", nil, []string{"github.com/minio/minio-go/v7/..."}, "a mechanism stores bytes under keys: what they mean is checkpoint's, and where credentials come from is cmd's"},
+		{"checkpoint/storetest", []string{"checkpoint"}, nil, "the conformance suite knows the interface only, so that it fits every store"},
 		{"metrics", nil, []string{"github.com/schollz/progressbar/v3", "golang.org/x/term"},
 			"metrics carries what others tell it and decides nothing about a run"},
 		{"metrics/prometheus", []string{"metrics"}, []string{"github.com/prometheus/client_golang/..."}, "numbers for Prometheus are made of events and facts that others tell"},
@@ -86,7 +88,7 @@ func outerNames() []string {
 
 // testOnly are packages that no code outside tests may import; they may read the environment.
 func testOnly() []string {
-	return []string{"internal/testcluster", "internal/shared", "internal/browser", "internal/archtest", "allreduce/allreducetest", "model/modeltest", "attack/attacktest"}
+	return []string{"internal/testcluster", "internal/shared", "internal/browser", "internal/archtest", "allreduce/allreducetest", "checkpoint/storetest", "model/modeltest", "attack/attacktest"}
 }
 
 // pure lists files, and packages by their folder, that compute and nothing else, with what they may not import.

@@ -194,6 +194,18 @@ func (k *Cluster) KillCoordinator(i int) {
 	<-k.nodes[i].done
 }
 
+// Folder is where a coordinator keeps its raft log (raft) and runs (runs).
+func (k *Cluster) Folder(i int) string { return filepath.Join(k.dir, k.nodes[i].id) }
+
+// LoseCoordinator ends a coordinator as a crash does, and its disk with it.
+func (k *Cluster) LoseCoordinator(i int) {
+	k.t.Helper()
+	k.KillCoordinator(i)
+	if err := os.RemoveAll(k.Folder(i)); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
 // Leader waits for a leader and returns its number, counted from 0.
 func (k *Cluster) Leader() int {
 	k.t.Helper()
