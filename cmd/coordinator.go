@@ -126,7 +126,11 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	}
 	o.page, o.config.Version = page, version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
-	return withMonitor(ctx, o.monitor, log, func(ctx context.Context, m *monitor) error {
+	secure, err := o.secure()
+	if err != nil {
+		return err
+	}
+	return withMonitor(ctx, monitorOptions{o.monitor, secure}, log, func(ctx context.Context, m *monitor) error {
 		return coordinate(ctx, e, o, m, log)
 	})
 }
@@ -144,6 +148,10 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 	if err != nil {
 		return err
 	}
+	if o.page, err = o.page.secured(base.authority, o.config.Trust, o.config.Advertised()); err != nil {
+		return err
+	}
+	m.identify(o.config.Trust)
 	return withHub(ctx, hubConfig{
 		coordinator: o.config, nats: o.nats, natsFile: o.natsCreds, natsDir: filepath.Join(o.dataDir, natsFolder), natsListen: o.natsPort, log: log, archive: true,
 		web: o.page, copies: copies,
@@ -166,7 +174,7 @@ func coordinate(ctx context.Context, e *env, o coordinatorOptions, m *monitor, l
 				fmt.Fprintf(e.human(), "%10s%s\n", "", line)
 			}
 			if h.page != "" {
-				fmt.Fprintf(e.human(), "%10sweb page: %s\n", "", h.page)
+				fmt.Fprintf(e.human(), "%10sweb page: %s%s\n", "", h.page, o.page.known())
 			}
 		}
 		<-ctx.Done()

@@ -20,14 +20,14 @@ import (
 const copiesHelp = "where checkpoints are copied to, beside the run's directory: s3://BUCKET/PREFIX, with the AWS_* variables for server and credentials, " +
 	"or a folder of another disk; empty: nowhere"
 
-// elsewhere says whether --resume names a run's copies instead of a directory.
-func elsewhere(where string) bool { return strings.Contains(where, "://") }
+// inStore says whether --resume names a run's copies instead of a directory.
+func inStore(where string) bool { return strings.Contains(where, "://") }
 
 // openStore opens what --checkpoints names.
 func openStore(e *env, where string) (checkpoint.Store, error) {
 	rest, remote := strings.CutPrefix(where, "s3://")
 	if !remote {
-		if elsewhere(where) {
+		if inStore(where) {
 			return nil, fmt.Errorf("%w: checkpoints at %q: want s3://BUCKET/PREFIX or a folder", job.ErrConfig, where)
 		}
 		return checkpoint.NewFolder(where), nil

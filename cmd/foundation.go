@@ -31,23 +31,30 @@ type foundation struct {
 	kept      bool             // its secret is in the data directory, and nobody was given it otherwise
 }
 
-// layFoundation decides whether a coordinator speaks TLS, and gives it what it needs for that.
-func layFoundation(ctx context.Context, o *coordinatorOptions, log *slog.Logger) (foundation, error) {
-	var none foundation
+// secure says whether a coordinator speaks TLS with others.
+func (o *coordinatorOptions) secure() (bool, error) {
 	all := []string{o.config.Listen}
 	for _, a := range []string{o.config.Advertise, o.natsPort} {
 		if a != "" {
 			all = append(all, a)
 		}
 	}
-	var others []string
 	for _, p := range o.config.Peers {
 		all = append(all, p.Address)
+	}
+	return o.trust.wanted(all...)
+}
+
+// layFoundation decides whether a coordinator speaks TLS, and gives it what it needs for that.
+func layFoundation(ctx context.Context, o *coordinatorOptions, log *slog.Logger) (foundation, error) {
+	var none foundation
+	var others []string
+	for _, p := range o.config.Peers {
 		if p.ID != o.config.ID {
 			others = append(others, p.Address)
 		}
 	}
-	secure, err := o.trust.wanted(all...)
+	secure, err := o.secure()
 	if err != nil {
 		return none, err
 	}

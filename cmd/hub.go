@@ -240,10 +240,10 @@ func (h *hub) startWeb(c hubConfig, port net.Listener, broken func()) (*part, er
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
-	h.page, h.runs.live = pageURL(port), h.web.Sink
+	h.page, h.runs.live = c.web.pageURL(port), h.web.Sink
 	return begin("web page", broken, func(ctx context.Context) error {
 		defer client.Close()
-		return serveWeb(ctx, port, h.web, c.log)
+		return c.web.serve(ctx, port, h.web, c.log)
 	}), nil
 }
 

@@ -2,14 +2,18 @@ package cmd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"mp/job"
+	"mp/trust"
 )
 
 // look asks a monitor.
@@ -34,7 +38,7 @@ func TestMonitorSaysWhetherAProcessIsReady(t *testing.T) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	done := errors.New("done")
-	err = withMonitor(t.Context(), address, log, func(_ context.Context, m *monitor) error {
+	err = withMonitor(t.Context(), monitorOptions{address: address}, log, func(_ context.Context, m *monitor) error {
 		var away error
 		for _, c := range []struct {
 			path  string
@@ -64,10 +68,10 @@ func TestMonitorSaysWhetherAProcessIsReady(t *testing.T) {
 	if _, err := http.Get("http://" + address + "/healthz"); err == nil {
 		t.Error("answers after its end")
 	}
-	if err := withMonitor(t.Context(), "7090", log, nil); !errors.Is(err, job.ErrConfig) {
+	if err := withMonitor(t.Context(), monitorOptions{address: "7090"}, log, nil); !errors.Is(err, job.ErrConfig) {
 		t.Errorf("a port alone: got %v", err)
 	}
-	if err := withMonitor(t.Context(), "", log, func(context.Context, *monitor) error { return done }); err != done {
+	if err := withMonitor(t.Context(), monitorOptions{address: ""}, log, func(context.Context, *monitor) error { return done }); err != done {
 		t.Errorf("none: got %v", err)
 	}
 }
@@ -93,6 +97,60 @@ func TestCoordinatorBecomesReady(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		return h.coordinator.Ready()
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Beyond this machine a monitor of a cluster with TLS speaks it: with a certificate of its own making until it has joined, then with
+// its own.
+func TestMonitorInTLS(t *testing.T) {
+	local, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := trust.NewAuthority("the secret of a cluster of tests", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who, err := a.Identity(trust.Party{Role: trust.Worker, Name: "w"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	err = withMonitor(t.Context(), monitorOptions{"0.0.0.0:" + port, true}, log, func(_ context.Context, m *monitor) error {
+		ask := func() string {
+			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+			answer, err := client.Get("https://" + local + "/healthz")
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer.Body.Close()
+			if answer.StatusCode != http.StatusOK {
+				t.Errorf("got %s", answer.Status)
+			}
+			p, _ := trust.PeerOf(*answer.TLS)
+			return p.Name
+		}
+		if name := ask(); name != "" {
+			t.Errorf("before it has joined it is %q", name)
+		}
+		m.identify(who)
+		if name := ask(); name != "w" {
+			t.Errorf("after it has joined it is %q", name)
+		}
+		if answer, err := http.Get("http://" + local + "/healthz"); err == nil {
+			answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				t.Error("it answers in plain")
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Error(err)

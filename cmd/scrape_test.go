@@ -20,7 +20,7 @@ func TestMonitorShowsNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := "http://" + address
-	err = withMonitor(t.Context(), address, slog.New(slog.DiscardHandler), func(_ context.Context, m *monitor) error {
+	err = withMonitor(t.Context(), monitorOptions{address: address}, slog.New(slog.DiscardHandler), func(_ context.Context, m *monitor) error {
 		if code, text := look(t, url+"/metrics"); code != http.StatusServiceUnavailable || !strings.Contains(text, "starting") {
 			t.Errorf("numbers before there are any: %d, %q", code, text)
 		}

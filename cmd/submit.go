@@ -85,7 +85,7 @@ func submit(ctx context.Context, e *env, o submitOptions, s job.Spec, withData b
 		if *path == "" {
 			continue
 		}
-		if elsewhere(*path) {
+		if inStore(*path) {
 			return fmt.Errorf("%w: %s: workers read files: bring it to a folder that they all have, with mp checkpoint fetch, and name that", job.ErrConfig, *path)
 		}
 		absolute, err := filepath.Abs(*path)

@@ -29,6 +29,7 @@ type tokenMade struct {
 // newTokenCommand returns `mp token`.
 func newTokenCommand(e *env) *cobra.Command {
 	var role, dir, secret string
+	var ca bool
 	var valid time.Duration
 	c := &cobra.Command{
 		Use:   "token",
@@ -44,6 +45,7 @@ func newTokenCommand(e *env) *cobra.Command {
 	f.DurationVar(&valid, "valid", printedFor, "how long the token can be used; certificates that it got go on being renewed")
 	f.StringVar(&dir, "data-dir", coordinator.DefaultConfig().DataDir, "a coordinator's folder, which holds the cluster's secret")
 	f.StringVar(&secret, "token", "", "the cluster's secret, where it is not in a folder; empty: the folder's")
+	f.BoolVar(&ca, "ca", false, "print no token but the certificate, in PEM, by which browsers and curl --cacert know the cluster's web pages; it is no secret")
 	c.RunE = func(*cobra.Command, []string) error {
 		if !slices.Contains(trust.Roles(), trust.Role(role)) {
 			return fmt.Errorf("%w: --role %q: choose worker, client, viewer or coordinator", job.ErrConfig, role)
@@ -65,6 +67,14 @@ func newTokenCommand(e *env) *cobra.Command {
 		a, err := trust.NewAuthority(secret, time.Now)
 		if err != nil {
 			return fmt.Errorf("%w: %w", job.ErrConfig, err)
+		}
+		if ca {
+			text, err := a.PageCA()
+			if err != nil {
+				return err
+			}
+			_, err = e.stdout.Write(text)
+			return err
 		}
 		t := a.Token(trust.Role(role), valid)
 		if e.json {

@@ -83,6 +83,9 @@ func newTrainCommand(e *env) *cobra.Command {
 		if o.web, err = page.options(token); err != nil {
 			return err
 		}
+		if o.web, err = o.web.ofSecret(); err != nil {
+			return err
+		}
 		fetch := func(url string) (string, error) {
 			f, err := bringBack(c.Context(), e, url, "", o.runs)
 			return f.Directory, err
@@ -91,7 +94,7 @@ func newTrainCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return withMonitor(c.Context(), address, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
+		return withMonitor(c.Context(), monitorOptions{address: address}, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
 			r.monitor = m
 			return train(ctx, e, r)
 		})
@@ -118,7 +121,7 @@ func resolveRun(flags *jobFlags, dir string, o trainOptions, fetch func(url stri
 	}
 	resume := r.spec.Resume
 	var err error
-	if elsewhere(resume) {
+	if inStore(resume) {
 		if resume, err = fetch(resume); err != nil {
 			return r, err
 		}
@@ -138,7 +141,7 @@ func resolveRun(flags *jobFlags, dir string, o trainOptions, fetch func(url stri
 	if r.spec, err = flags.resolve(dir, base...); err != nil {
 		return r, err
 	}
-	if elsewhere(r.spec.Resume) {
+	if inStore(r.spec.Resume) {
 		r.spec.Resume = resume
 	}
 	if o.workers < 0 {

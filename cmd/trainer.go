@@ -84,7 +84,7 @@ func (t *trainer) lead(asked, ctx context.Context, h *hub) (trained, error) {
 	t.monitor.watch(h.coordinator.Ready)
 	var err error
 	if h.page != "" {
-		fmt.Fprintln(t.env.human(), "web page: "+h.page)
+		fmt.Fprintln(t.env.human(), "web page: "+h.page+t.web.known())
 	}
 	if t.client, err = h.client(""); err != nil {
 		return trained{}, err

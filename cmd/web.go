@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"mp/coordinator/web"
 	"mp/job"
 	"mp/mppb"
+	"mp/trust"
 )
 
 // Words of --http beside HOST:PORT, and where the page is when nobody says otherwise.
@@ -32,7 +34,7 @@ type webFlags struct {
 
 func (f *webFlags) add(c *cobra.Command) {
 	f.command = c
-	c.Flags().StringVar(&f.address, "http", defaultHTTP, "HOST:PORT of the web page, or none; a free port where the default one is taken; beyond this machine it needs --token")
+	c.Flags().StringVar(&f.address, "http", defaultHTTP, "HOST:PORT of the web page, or none; a free port where the default one is taken; beyond this machine it is TLS and needs --token")
 }
 
 // options is what the flags say. The default port may give way to another, one that was asked for may not.
@@ -43,9 +45,41 @@ func (f *webFlags) options(token string) (webOptions, error) {
 
 // webOptions says where the page is served.
 type webOptions struct {
-	address string // HOST:PORT; httpNone or empty: nowhere
-	token   string // the secret that it asks for; empty: none
-	giveWay bool   // take a free port where that one is taken
+	address string          // HOST:PORT; httpNone or empty: nowhere
+	token   string          // the secret that it asks for; empty: none
+	giveWay bool            // take a free port where that one is taken
+	who     *trust.Identity // its certificate; nil: plain HTTP
+}
+
+// secured gives a page that other machines reach a certificate: of the authority if there is one, else that of the process, which
+// may be nil.
+func (o webOptions) secured(a *trust.Authority, own *trust.Identity, more ...string) (webOptions, error) {
+	if !o.wanted() || !beyond(o.address) {
+		return o, nil
+	}
+	if o.who = own; a == nil {
+		return o, nil
+	}
+	hosts := []string{"localhost", "127.0.0.1", hostName()}
+	for _, address := range append([]string{o.address}, more...) {
+		host, _, err := net.SplitHostPort(address)
+		if ip := net.ParseIP(host); err != nil || host == "" || ip != nil && ip.IsUnspecified() {
+			continue
+		}
+		hosts = append(hosts, host)
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return o, fmt.Errorf("list this machine's addresses for the web page's certificate: %w", err)
+	}
+	for _, address := range all {
+		if network, ok := address.(*net.IPNet); ok {
+			hosts = append(hosts, network.IP.String())
+		}
+	}
+	slices.Sort(hosts)
+	o.who, err = a.Page(slices.Compact(hosts))
+	return o, err
 }
 
 func (o webOptions) wanted() bool { return o.address != "" && o.address != httpNone }
@@ -62,6 +96,26 @@ func (o webOptions) validate() error {
 			"127.0.0.1 and reach it with ssh -L 7080:127.0.0.1:7080", job.ErrConfig, o.address)
 	}
 	return nil
+}
+
+// ofSecret is secured for a page without a cluster around it: the secret that it asks for is what its authority follows from.
+func (o webOptions) ofSecret() (webOptions, error) {
+	if !o.wanted() || !beyond(o.address) {
+		return o, nil
+	}
+	a, err := trust.NewAuthority(o.token, time.Now)
+	if err != nil {
+		return o, fmt.Errorf("%w: --token: %w", job.ErrConfig, err)
+	}
+	return o.secured(a, nil)
+}
+
+// known is how a person knows the page's certificate, which no browser does.
+func (o webOptions) known() string {
+	if o.who == nil {
+		return ""
+	}
+	return "\n" + strings.Repeat(" ", 20) + "its certificate has SHA-256 " + o.who.Fingerprint()
 }
 
 // listen opens the port.
@@ -81,26 +135,30 @@ func (o webOptions) listen() (net.Listener, error) {
 }
 
 // pageURL is the address under which a person on this machine opens what listens there.
-func pageURL(l net.Listener) string {
+func (o webOptions) pageURL(l net.Listener) string {
+	scheme := "http://"
+	if o.who != nil {
+		scheme = "https://"
+	}
 	host, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
-		return "http://" + l.Addr().String()
+		return scheme + l.Addr().String()
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = hostName()
 	}
-	return "http://" + net.JoinHostPort(host, port) + "/"
+	return scheme + net.JoinHostPort(host, port) + "/"
 }
 
 // endWithin bounds how long the end waits for browsers to take the last events.
 const endWithin = 2 * time.Second
 
-// serveWeb serves the page on a port until ctx ends; browsers get the last events then.
-func serveWeb(ctx context.Context, l net.Listener, page *web.Server, log *slog.Logger) error {
+// serve serves the page on a port until ctx ends; browsers get the last events then.
+func (o webOptions) serve(ctx context.Context, l net.Listener, page *web.Server, log *slog.Logger) error {
 	server := &http.Server{Handler: page, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 1 << 16,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() { failed <- serveHTTP(server, l, o.who) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve the web page: %w", err)
@@ -114,6 +172,15 @@ func serveWeb(ctx context.Context, l net.Listener, page *web.Server, log *slog.L
 	}
 	<-failed
 	return nil
+}
+
+// serveHTTP serves with a certificate, or plainly where there is none.
+func serveHTTP(s *http.Server, l net.Listener, who *trust.Identity) error {
+	if who == nil {
+		return s.Serve(l)
+	}
+	s.TLSConfig = who.Public()
+	return s.ServeTLS(l, "", "")
 }
 
 // webJobs is the cluster as the page sees it.

@@ -3,11 +3,15 @@ package cmd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +23,7 @@ import (
 	"mp/coordinator/web"
 	"mp/job"
 	"mp/mppb"
+	"mp/trust"
 )
 
 func TestWhereThePageIs(t *testing.T) {
@@ -68,8 +73,8 @@ func TestThePortOfThePageIsTaken(t *testing.T) {
 		t.Fatalf("the default port: %v", err)
 	}
 	defer l.Close()
-	if l.Addr().String() == other.Addr().String() || !strings.HasPrefix(pageURL(l), "http://127.0.0.1:") {
-		t.Errorf("got %s", pageURL(l))
+	if l.Addr().String() == other.Addr().String() || !strings.HasPrefix(webOptions{}.pageURL(l), "http://127.0.0.1:") {
+		t.Errorf("got %s", webOptions{}.pageURL(l))
 	}
 	// A run whose page cannot be served leaves nothing behind.
 	dir := t.TempDir()
@@ -170,5 +175,65 @@ func TestHubServesAPage(t *testing.T) {
 	}
 	if !strings.Contains(all, `"state":"cancelled"`) {
 		t.Errorf("the last state is missing in\n%s", all)
+	}
+}
+
+// Beyond this machine the page is served in TLS, with a certificate that follows from the secret that it asks for.
+func TestPageInTLS(t *testing.T) {
+	const secret = "the secret of a cluster of tests"
+	o, err := webOptions{address: "0.0.0.0:0", token: secret}.ofSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := o.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if where := o.pageURL(l); !strings.HasPrefix(where, "https://") || !strings.Contains(o.known(), "SHA-256") {
+		t.Errorf("people are told %s%s", where, o.known())
+	}
+	page, err := web.New(web.Config{Runs: t.TempDir(), Token: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- o.serve(ctx, l, page, slog.New(slog.DiscardHandler)) }()
+	code, ca, stderr := callMain("token", "--ca", "--token", secret)
+	if code != exitDone {
+		t.Fatal(stderr)
+	}
+	known := x509.NewCertPool()
+	if !known.AppendCertsFromPEM([]byte(ca)) {
+		t.Fatalf("mp token --ca printed %q", ca)
+	}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: known}}}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	for path, want := range map[string]int{"/": http.StatusOK, "/api/runs": http.StatusUnauthorized} {
+		answer, err := client.Get("https://127.0.0.1:" + port + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.Body.Close(); answer.StatusCode != want {
+			t.Errorf("%s: got %s, want %d", path, answer.Status, want)
+		}
+	}
+	login, err := client.PostForm("https://127.0.0.1:"+port+"/api/login", url.Values{"token": {secret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	login.Body.Close()
+	if c := login.Cookies(); login.StatusCode != http.StatusOK || len(c) != 1 || !c[0].Secure || !c[0].HttpOnly {
+		t.Errorf("login: got %s, %v, want a cookie for TLS alone", login.Status, c)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if _, err := (webOptions{address: "0.0.0.0:0", token: "short"}).ofSecret(); !errors.Is(err, trust.ErrSecret) || exitCode(err) != exitBadInput {
+		t.Errorf("a secret that can be guessed: got %v", err)
+	}
+	if here, err := (webOptions{address: "127.0.0.1:0"}).ofSecret(); err != nil || here.who != nil {
+		t.Errorf("on this machine: got %v, %v", here.who, err)
 	}
 }

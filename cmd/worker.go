@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,7 +68,11 @@ func newWorkerCommand(e *env) *cobra.Command {
 		panic(err) // the flag was just declared
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		return withMonitor(c.Context(), o.monitor, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
+		secure, err := o.secure()
+		if err != nil {
+			return err
+		}
+		return withMonitor(c.Context(), monitorOptions{o.monitor, secure}, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
 			return runWorker(ctx, e, o, m)
 		})
 	}
@@ -93,6 +98,7 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 	if c.Trust, err = o.identity(ctx, e, c.Coordinators); err != nil {
 		return err
 	}
+	m.identify(c.Trust)
 	defer renewed(c.Trust, e.logger(slog.LevelInfo))()
 	if c.Train, err = openPack(ctx, e, o.data, data.Train); err != nil {
 		return err
@@ -144,20 +150,28 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 	return err
 }
 
+// reached are the addresses at which this worker is told to be reached.
+func (o workerOptions) reached() []string {
+	return slices.DeleteFunc([]string{o.listen, o.advertise}, func(a string) bool { return a == "" })
+}
+
+// secure says whether this worker will speak TLS with others.
+func (o workerOptions) secure() (bool, error) {
+	coordinators, err := addresses(o.coordinator)
+	if err != nil {
+		return false, err
+	}
+	return o.trust.wanted(append(coordinators, o.reached()...)...)
+}
+
 // identity is who this worker is in a cluster that speaks TLS.
 func (o workerOptions) identity(ctx context.Context, e *env, coordinators []string) (*trust.Identity, error) {
-	var also []string
-	for _, a := range []string{o.listen, o.advertise} {
-		if a != "" {
-			also = append(also, a)
-		}
-	}
 	name := o.name
 	if name == "" {
 		name = hostName()
 	}
 	log := e.logger(slog.LevelInfo)
-	i, err := o.trust.identity(ctx, name, coordinators, also, func(err error) { log.Warn("no coordinator gives a certificate yet; trying on", "reason", err) }, trust.Worker)
+	i, err := o.trust.identity(ctx, name, coordinators, o.reached(), func(err error) { log.Warn("no coordinator gives a certificate yet; trying on", "reason", err) }, trust.Worker)
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: leave before a coordinator gave a certificate: %w", errDrained, err)
 	}

@@ -49,6 +49,10 @@ type (
 		Port     string `json:"port"`
 		Path     string `json:"path"`
 		Interval string `json:"interval"`
+		Scheme   string `json:"scheme"` // the probes' too: a pod is reached from elsewhere
+		TLS      struct {
+			InsecureSkipVerify bool `json:"insecureSkipVerify"`
+		} `json:"tlsConfig"`
 	}
 	scrape struct { // a ServiceMonitor or a PodMonitor
 		metav1.TypeMeta   `json:",inline"`
@@ -309,6 +313,9 @@ func (c *cluster) meets() {
 			if len(all) != 1 || !all[0].port(intstr.FromString(e.Port)) {
 				bad("%s %s asks %d kinds of pods at port %s", s.Kind, s.Name, len(all), e.Port)
 			}
+			if e.Scheme != "https" || !e.TLS.InsecureSkipVerify {
+				bad("%s %s asks in %s: a monitor that is reached from elsewhere speaks TLS, with a certificate that says no name", s.Kind, s.Name, e.Scheme)
+			}
 		}
 		if len(s.Spec.Endpoints) > 0 { // by way of a Service, and of one only
 			n := 0
@@ -418,6 +425,8 @@ func (c *cluster) needs() {
 				case p.owner == "Job mp-submit": // ends by itself
 				case probe == nil || probe.HTTPGet == nil:
 					t.Errorf("%s: %s has no %s probe", c.name, p.owner, what)
+				case p.owner != "StatefulSet mp-nats" && probe.HTTPGet.Scheme != corev1.URISchemeHTTPS: // that one is not of mp
+					t.Errorf("%s: %s: the %s probe asks in %q: a monitor that is reached from elsewhere speaks TLS", c.name, p.owner, what, probe.HTTPGet.Scheme)
 				case !p.port(probe.HTTPGet.Port):
 					t.Errorf("%s: %s: the %s probe asks port %s, which it has not", c.name, p.owner, what, probe.HTTPGet.Port.String())
 				}

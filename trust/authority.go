@@ -2,6 +2,7 @@ package trust
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/pbkdf2"
@@ -46,6 +47,7 @@ type Authority struct {
 	key      ed25519.PrivateKey
 	root     *x509.Certificate
 	tokenKey []byte
+	pageKey  *ecdsa.PrivateKey
 	secret   string
 	now      func() time.Time
 }
@@ -68,6 +70,9 @@ func NewAuthority(secret string, now func() time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("derive the key of join tokens: %w", err)
 	}
 	a.key = ed25519.NewKeyFromSeed(seed)
+	if a.pageKey, err = pageKeyOf(master); err != nil {
+		return nil, err
+	}
 	// Nothing here may differ from one maker to the next: a token pins the certificate's hash.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "mp cluster"},
@@ -100,13 +105,10 @@ func (a *Authority) roots() *x509.CertPool {
 
 // issue signs a certificate that says that whoever has the key to public is p.
 func (a *Authority) issue(public crypto.PublicKey, p Party) ([]byte, error) {
-	serial := make([]byte, 16)
-	rand.Read(serial)
-	serial[0] &= 0x7f
 	p = p.clean()
 	now := a.now()
 	template := &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(serial), Subject: pkix.Name{CommonName: p.Name, OrganizationalUnit: []string{string(p.Role)}},
+		SerialNumber: serialNumber(), Subject: pkix.Name{CommonName: p.Name, OrganizationalUnit: []string{string(p.Role)}},
 		NotBefore: now.Add(-early), NotAfter: now.Add(Life), URIs: []*url.URL{p.uri()},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
 	}
@@ -118,6 +120,13 @@ func (a *Authority) issue(public crypto.PublicKey, p Party) ([]byte, error) {
 		return nil, fmt.Errorf("sign a certificate for %s: %w", p, err)
 	}
 	return der, nil
+}
+
+func serialNumber() *big.Int {
+	serial := make([]byte, 16)
+	rand.Read(serial)
+	serial[0] &= 0x7f
+	return new(big.Int).SetBytes(serial)
 }
 
 // Identity is that of a process which knows the secret: it signs its own certificates.

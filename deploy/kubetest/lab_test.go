@@ -277,13 +277,14 @@ func (l *lab) transcript() {
 func (l *lab) leader() corev1.Pod {
 	l.t.Helper()
 	var leader corev1.Pod
+	client := asking(5 * time.Second)
 	until(l.t, time.Minute, "a coordinator leads", func(ctx context.Context) bool {
 		for _, p := range l.pods(ctx, "coordinator") {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Status.PodIP+":7073/metrics", nil)
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+p.Status.PodIP+":7073/metrics", nil)
 			if err != nil {
 				return false
 			}
-			reply, err := http.DefaultClient.Do(request)
+			reply, err := client.Do(request)
 			if err != nil {
 				continue
 			}

@@ -2,12 +2,14 @@ package kubetest
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -244,13 +246,18 @@ func (r *runner) probe(ctx context.Context, p *process, tell func(ready bool)) {
 	})
 }
 
+// asking makes a client that compares no certificate, like a kubelet.
+func asking(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+}
+
 // until asks a probe at its period while goOn says so, and returns whether it ended failing.
 func (r *runner) until(ctx context.Context, probe *corev1.Probe, goOn func(ok bool, failed int32) bool) (failing bool) {
 	if probe == nil {
 		return false
 	}
-	client := http.Client{Timeout: time.Duration(max(probe.TimeoutSeconds, 1)) * time.Second}
-	url := fmt.Sprintf("http://%s%s", net.JoinHostPort(r.ip, strconv.Itoa(int(r.port(probe)))), probe.HTTPGet.Path)
+	client := asking(time.Duration(max(probe.TimeoutSeconds, 1)) * time.Second)
+	url := fmt.Sprintf("%s://%s%s", strings.ToLower(string(probe.HTTPGet.Scheme)), net.JoinHostPort(r.ip, strconv.Itoa(int(r.port(probe)))), probe.HTTPGet.Path)
 	tick := time.NewTicker(time.Duration(max(probe.PeriodSeconds, 1)) * time.Second)
 	defer tick.Stop()
 	failed := int32(0)
@@ -260,7 +267,7 @@ func (r *runner) until(ctx context.Context, probe *corev1.Probe, goOn func(ok bo
 			return false
 		case <-tick.C:
 		}
-		ok := get(ctx, &client, url)
+		ok := get(ctx, client, url)
 		if failed++; ok {
 			failed = 0
 		}

@@ -1,12 +1,15 @@
 package testcluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"mp/checkpoint"
 	"mp/job"
@@ -108,6 +111,35 @@ func comeAndGo(t *testing.T, model string) {
 	SameBits(t, "a kill, a joiner, a drain, a return, a kill", k.Finish(id), want)
 	if text := k.Story(id); !strings.Contains(text, "next step after") {
 		t.Errorf("nobody says how soon the step after a fault came:\n%s", text)
+	}
+}
+
+// A job with everything in TLS, a fault and a state that is copied included, comes to the bits of one in plain.
+func TestEverythingInTLS(t *testing.T) {
+	s := Spec(t, job.ModelSimpleNet, 4)
+	want := alone(t, s)
+	k := New(t, Config{Secure: true})
+	k.Start("1")
+	two := k.Start("2")
+	k.At(5, two.Crash)
+	id := k.Submit(s)
+	k.Ended(two)
+	k.Start("3")
+	SameBits(t, "everything in TLS", k.Finish(id), want)
+	if _, err := k.Fetch(0, id); err != nil {
+		t.Errorf("fetch the run: %v", err)
+	}
+	plain, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{k.Addresses()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	err = plain.Do(t.Context(), func(ctx context.Context, conn grpc.ClientConnInterface) error {
+		_, err := mppb.NewClusterClient(conn).Jobs(ctx, &mppb.JobsRequest{})
+		return err
+	})
+	if !errors.Is(err, mppb.ErrForeign) || !strings.Contains(err.Error(), "it speaks TLS") {
+		t.Errorf("in plain: got %v", err)
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 	"mp/mppb"
 	"mp/ops"
 	"mp/ops/pixel"
+	"mp/trust"
 	"mp/worker"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	MinWorkers   int           // 0: one
 	FailAfter    time.Duration // 0: three seconds, so that a machine with much else to do does not pass for a fault
 	Version      string        // of the program; empty: test
+	Secure       bool          // everybody speaks TLS, with certificates of the cluster's own
 }
 
 // patience bounds every wait: a cluster on a busy machine of two cores is slow, a cluster that hangs is wrong.
@@ -52,6 +54,8 @@ type Cluster struct {
 	val    *data.Pack
 	nodes  []*node
 	client *mppb.Client
+
+	authority *trust.Authority // nil: plain TCP
 
 	mu      sync.Mutex
 	workers map[string]*Worker
@@ -88,6 +92,12 @@ func New(t testing.TB, c Config) *Cluster {
 		c.Version = "test"
 	}
 	k := &Cluster{t: t, config: c, dir: t.TempDir(), workers: map[string]*Worker{}}
+	if c.Secure {
+		var err error
+		if k.authority, err = trust.NewAuthority("the secret of a cluster of tests", time.Now); err != nil {
+			t.Fatal(err)
+		}
+	}
 	k.paint()
 	var addresses []string
 	for i := range c.Coordinators {
@@ -104,10 +114,31 @@ func New(t testing.TB, c Config) *Cluster {
 		k.StartCoordinator(i)
 	}
 	var err error
-	if k.client, err = mppb.NewClient(mppb.ClientConfig{Addresses: addresses, FailAfter: c.FailAfter}); err != nil {
+	if k.client, err = k.newClient(addresses...); err != nil {
 		t.Fatal(err)
 	}
 	return k
+}
+
+// identity is who somebody is; nil without TLS.
+func (k *Cluster) identity(role trust.Role, name string) *trust.Identity {
+	k.t.Helper()
+	if k.authority == nil {
+		return nil
+	}
+	i, err := k.authority.Identity(trust.Party{Role: role, Name: name})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return i
+}
+
+func (k *Cluster) newClient(addresses ...string) (*mppb.Client, error) {
+	c := mppb.ClientConfig{Addresses: addresses, FailAfter: k.config.FailAfter}
+	if who := k.identity(trust.Client, "test"); who != nil {
+		c.Dial = who.Over(trust.DialTCP, trust.Coordinator)
+	}
+	return mppb.NewClient(c)
 }
 
 type decoder struct{}
@@ -168,6 +199,9 @@ func (k *Cluster) StartCoordinator(i int) {
 	c.DataDir, c.RunsDir = filepath.Join(k.dir, n.id, "raft"), filepath.Join(k.dir, n.id, "runs")
 	c.Listener, n.listener = n.listener, nil
 	c.Logger = k.logger(n.id)
+	if c.Trust = k.identity(trust.Coordinator, n.id); c.Trust != nil {
+		c.Desk = trust.NewDesk(k.authority)
+	}
 	if len(k.nodes) > 1 {
 		for _, p := range k.nodes {
 			c.Peers = append(c.Peers, coordinator.Peer{ID: p.id, Address: p.address})
@@ -336,7 +370,7 @@ func (k *Cluster) Eventually(what string, ok func() bool) {
 // them. A node that is behind may name a file that is no more: that is an error.
 func (k *Cluster) Fetch(i int, id string) (dir string, err error) {
 	k.t.Helper()
-	client, err := mppb.NewClient(mppb.ClientConfig{Addresses: []string{k.nodes[i].address}, FailAfter: k.config.FailAfter})
+	client, err := k.newClient(k.nodes[i].address)
 	if err != nil {
 		return "", err
 	}
@@ -515,6 +549,7 @@ func (k *Cluster) Start(name string, change ...func(*worker.NodeConfig)) *Worker
 	}
 	c.Listen, c.Host, c.Machine, c.DeviceName, c.Name, c.Version = "127.0.0.1:0", "host-"+name, "machine-"+name, "cpu:0", "worker "+name, k.config.Version
 	c.Device, c.Train, c.Val, c.Scratch, c.Logger = device, k.train, k.val, filepath.Join(k.dir, "scratch-"+name), k.logger(name)
+	c.Trust = k.identity(trust.Worker, name)
 	c.Sinks = func(string, string, uint64) (metrics.Sink, error) { return seen{k}, nil }
 	for _, f := range change {
 		f(&c)
