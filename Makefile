@@ -5,6 +5,7 @@
 # make web-check   looks at the web page with headless Chromium while mp trains; pictures in build/screenshots
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, half an hour (TLS=on: one that speaks TLS; root for all of it)
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
+# make nightly    race, fuzz, drills and soak, one after another, and their table in docs/nightly.md; some hours
 # make kube-check the manifests against a real control plane of Kubernetes, which it builds, as root; half an hour, the first time an hour (DATA=DIR: your own packs)
 # make image-root the root of the container image, under build/image
 # make cuda       compiles the CUDA sources (no GPU needed)
@@ -50,7 +51,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo web-check drills soak attack-compare explain-compare tensorboard-check test vet lint vuln race fuzz cuda venv env proto clean
+.PHONY: all libs system demo web-check drills soak nightly attack-compare explain-compare tensorboard-check test vet lint vuln race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -225,8 +226,12 @@ race: libs
 # Ten minutes for each reader of files that strangers write.
 FUZZTIME ?= 10m
 fuzz: libs
-	@for target in data:FuzzList data:FuzzPack checkpoint:FuzzSafetensors checkpoint:FuzzPickle checkpoint:FuzzZip job:FuzzJobFile allreduce:FuzzPairs allreduce/rpc:FuzzFrame; do \
+	@for target in data:FuzzList data:FuzzPack data:FuzzUnpack checkpoint:FuzzSafetensors checkpoint:FuzzPickle checkpoint:FuzzZip job:FuzzJobFile allreduce:FuzzPairs allreduce/rpc:FuzzFrame; do \
 		go test ./$${target%%:*} -run '^$$' -fuzz "^$${target##*:}$$" -fuzztime $(FUZZTIME) || exit 1; done
+
+# All night: the race detector, the readers of strangers' files, every drill, an hour of random faults. The table is docs/nightly.md.
+nightly: all
+	deploy/nightly.sh
 
 vet: libs
 	go vet ./...
