@@ -9,6 +9,8 @@
 # make s3-check S3_ENDPOINT=URL   copies of checkpoints against a server that speaks S3
 # make kube-check the manifests against a real control plane of Kubernetes, which it builds, as root; half an hour, the first time an hour (DATA=DIR: your own packs)
 # make image-root the root of the container image, under build/image
+# make gpu-check  what a GPU has to show, in ten minutes; DEVICE=cpu rehearses it (make venv first)
+# make gpu-bundle build/gpucheck.tgz, with which deploy/gpucheck.sh runs where nothing is built
 # make cuda       compiles the CUDA sources (no GPU needed)
 # make V=1        shows whole commands
 # make explain-compare DATA=DIR CHECKPOINT=F   mp explain beside captum, which it fetches
@@ -37,8 +39,10 @@ TORCHFLAGS := -isystem $(LIBTORCH)/include -isystem $(LIBTORCH)/include/torch/cs
 TORCHLINK  := -L$(LIBTORCH)/lib -ltorch_cpu -lc10 -Wl,-rpath,$(LIBTORCH)/lib -Wl,-rpath,'$$ORIGIN/../site/torch/lib'
 
 # An empty libtorch.so comes first on the link path: gotorch names -ltorch, whose real library drags all of CUDA in.
-export CGO_CFLAGS  := -O2
-export CGO_LDFLAGS := -L$(LIB) -L$(LIBTORCH)/lib -Wl,--as-needed -Wl,--allow-shlib-undefined -Wl,-rpath,$(LIB) -Wl,-rpath,$(LIBTORCH)/lib
+# Not deprecated: NVIDIA's header marks what the module that reads it has functions for.
+export CGO_CFLAGS  := -O2 -Wno-deprecated-declarations
+# Lazy: NVIDIA's management library (ops/nvml) has its symbols only once it is loaded.
+export CGO_LDFLAGS := -L$(LIB) -L$(LIBTORCH)/lib -Wl,-z,lazy -Wl,--as-needed -Wl,--allow-shlib-undefined -Wl,-rpath,$(LIB) -Wl,-rpath,$(LIBTORCH)/lib
 
 OPS_SRC    := $(wildcard ops/csrc/*.cc)
 PIXEL_SRC  := $(wildcard ops/pixel/csrc/*.cc)
@@ -52,7 +56,7 @@ GO_SRC      = $(shell find . -path ./build -prune -o -name '*.go' -print) go.mod
 JOBS       := $(shell nproc)
 Q          := $(if $(V),,@)
 .DEFAULT_GOAL := all
-.PHONY: all libs system demo web-check drills soak nightly s3-check attack-compare explain-compare tensorboard-check test vet lint vuln race fuzz cuda venv env proto clean
+.PHONY: all libs system demo gpu-check gpu-bundle web-check drills soak nightly s3-check attack-compare explain-compare tensorboard-check test vet lint vuln race fuzz cuda venv env proto clean
 
 all: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
@@ -173,6 +177,12 @@ tensorboard-check: $(BUILD)/tensorboard/tensorboard/__init__.py
 
 demo: all
 	deploy/demo.sh $(DATA)
+
+gpu-check: all cuda
+	deploy/gpucheck.sh
+
+gpu-bundle: libs cuda
+	deploy/gpucheck.sh pack
 
 # Root installs the browser; others are told.
 web-check: libs

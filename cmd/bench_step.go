@@ -39,6 +39,7 @@ type stepSpec struct {
 	Seconds float64 `json:"seconds"` // at least so long, and at least one step
 	CUDA    int     `json:"cuda"`    // index of the GPU, -1 for the CPU
 	Own     bool    `json:"own"`     // convolve by our own convolution; Python has none
+	Compile bool    `json:"compile"` // by torch.compile; Python's alone
 
 	// Of several processes that train together; 0 Workers: the step of one process, without the loop around it.
 	Workers int    `json:"workers,omitempty"`
@@ -59,6 +60,7 @@ type benchStepOptions struct {
 	repetitions   int
 	device        string
 	peer          benchPeer
+	compiled      bool   // beside torch.compile too
 	measure       string // the stepSpec of a child process
 }
 
@@ -117,6 +119,7 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
 	f.BoolVar(&o.Profile, "profile", false, "show where the time of our step goes, by operation, instead")
+	f.BoolVar(&o.compiled, "compile", false, "beside torch.compile too, which takes up to a minute for each network and mode; without --workers")
 	o.peer.add(c)
 	addMeasure(c, &o.measure)
 	return c
@@ -132,22 +135,35 @@ func benchStep(ctx context.Context, e *env, o benchStepOptions) error {
 		return exec.CommandContext(ctx, program, "bench", "step", "--measure", spec)
 	}
 	torchs := func(spec string) *exec.Cmd { return o.peer.runs(ctx, torchStep, spec) }
+	sides := []stepSide{{"mp", false, ours}, {"PyTorch", false, torchs}}
+	if o.compiled {
+		sides = append(sides, stepSide{"torch.compile", true, torchs})
+	}
 	var rows []benchRow
 	for _, model := range o.models {
 		for _, mode := range o.modes {
 			spec := o.stepSpec
 			spec.Model, spec.Mode = model, mode
-			row, err := compareSteps(spec, o.repetitions, [2]func(string) *exec.Cmd{ours, torchs})
+			found, err := compareSteps(spec, o.repetitions, sides)
 			if err != nil {
 				return err
 			}
-			if !e.quiet {
-				fmt.Fprintf(e.stderr, "%-24s %8.1f images/s  %.2fx PyTorch\n", row.Name, row.Value, row.Ratio)
+			for _, row := range found {
+				if !e.quiet {
+					fmt.Fprintf(e.stderr, "%-24s %8.1f images/s  %.2fx %s\n", row.Name, row.Value, row.Ratio, row.Peer)
+				}
 			}
-			rows = append(rows, row)
+			rows = append(rows, found...)
 		}
 	}
 	return printBench(e, rows)
+}
+
+// stepSide is one of those that are compared; the first is ours.
+type stepSide struct {
+	name    string
+	compile bool
+	command func(spec string) *exec.Cmd
 }
 
 // prepare checks the options, fills in what was left open and returns this program's path.
@@ -184,31 +200,37 @@ func (o *benchStepOptions) check() (program string, err error) {
 	return program, nil
 }
 
-// compareSteps measures pairs of processes and returns the medians. The side that goes first alternates.
-func compareSteps(spec stepSpec, pairs int, sides [2]func(string) *exec.Cmd) (benchRow, error) {
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return benchRow{}, err
-	}
-	var rates [2][]float64
-	for pair := range pairs {
-		for turn := range 2 {
-			side := (pair + turn) % 2
-			seconds, err := stepSeconds(sides[side](string(text)))
+// compareSteps measures every side so many times, in processes of their own, and returns a row for each peer: medians. The side
+// that goes first changes.
+func compareSteps(spec stepSpec, times int, sides []stepSide) ([]benchRow, error) {
+	rates := make([][]float64, len(sides))
+	for round := range times {
+		for turn := range sides {
+			side := (round + turn) % len(sides)
+			spec.Compile = sides[side].compile
+			text, err := json.Marshal(spec)
 			if err != nil {
-				return benchRow{}, fmt.Errorf("measure %s %s: %w", spec.Model, spec.Mode, err)
+				return nil, err
+			}
+			seconds, err := stepSeconds(sides[side].command(string(text)))
+			if err != nil {
+				return nil, fmt.Errorf("measure %s %s: %w", spec.Model, spec.Mode, err)
 			}
 			rates[side] = append(rates[side], float64(spec.Batch)/median(seconds))
 		}
 	}
-	ratios := make([]float64, pairs)
-	for i := range ratios {
-		ratios[i] = rates[0][i] / rates[1][i]
+	var rows []benchRow
+	for side := 1; side < len(sides); side++ {
+		ratios := make([]float64, times)
+		for i := range ratios {
+			ratios[i] = rates[0][i] / rates[side][i]
+		}
+		rows = append(rows, benchRow{
+			Name: spec.Model + " " + spec.Mode, Value: median(rates[0]), Unit: "images/s", Ratio: median(ratios),
+			Peer: fmt.Sprintf("%s %.5g", sides[side].name, median(rates[side])),
+		})
 	}
-	return benchRow{
-		Name: spec.Model + " " + spec.Mode, Value: median(rates[0]), Unit: "images/s", Ratio: median(ratios),
-		Peer: fmt.Sprintf("PyTorch %.5g", median(rates[1])),
-	}, nil
+	return rows, nil
 }
 
 // stepSeconds runs a measuring process and returns what it prints: the seconds of each step.

@@ -23,19 +23,27 @@ func TestStepsAreComparedInTurn(t *testing.T) {
 			return exec.Command("sh", "-c", `echo "$0" >> "$1"; echo "$2"`, name, log, seconds)
 		}
 	}
-	sides := [2]func(string) *exec.Cmd{side("ours", "[0.25, 0.5, 9]"), side("torch", "[1]")}
-	row, err := compareSteps(stepSpec{Model: "m", Mode: "fp32", Batch: 8}, 2, sides)
+	compiled := func(spec string) *exec.Cmd {
+		if !strings.Contains(spec, `"compile":true`) {
+			t.Errorf("a side that compiles is told %s", spec)
+		}
+		return side("compiled", "[0.5]")(spec)
+	}
+	sides := []stepSide{{"mp", false, side("ours", "[0.25, 0.5, 9]")}, {"PyTorch", false, side("torch", "[1]")}, {"torch.compile", true, compiled}}
+	rows, err := compareSteps(stepSpec{Model: "m", Mode: "fp32", Batch: 8}, 2, sides)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if row.Name != "m fp32" || row.Value != 16 || row.Ratio != 2 || row.Peer != "PyTorch 8" || row.Unit != "images/s" {
-		t.Errorf("row is %+v, want 16 images/s, twice PyTorch's 8", row)
+	for i, want := range []benchRow{{"m fp32", 16, "images/s", 2, "PyTorch 8"}, {"m fp32", 16, "images/s", 1, "torch.compile 16"}} {
+		if rows[i] != want {
+			t.Errorf("row %d is %+v, want %+v", i, rows[i], want)
+		}
 	}
 	order, err := exec.Command("cat", log).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.Join(strings.Fields(string(order)), " "), "ours torch torch ours"; got != want {
+	if got, want := strings.Join(strings.Fields(string(order)), " "), "ours torch compiled torch compiled ours"; got != want {
 		t.Errorf("processes ran as %s, want %s", got, want)
 	}
 }

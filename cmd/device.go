@@ -28,6 +28,12 @@ func pickDevice(word string) (string, error) {
 	return job.DeviceCPU, nil
 }
 
+// cudaEnvironment is how CUDA and cuBLAS are set up unless the user says otherwise: GPUs count as in nvidia-smi, and matrix
+// products of two runs are the same bits.
+func cudaEnvironment() map[string]string {
+	return map[string]string{"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+}
+
 // cores is the number of intra-op threads where none is asked for.
 func cores() int { return runtime.NumCPU() }
 
@@ -40,6 +46,14 @@ func openDevice(word string, threads int) (*ops.Device, error) {
 			return nil, fmt.Errorf("%w: --device %q: want cpu, auto or the number of a GPU", job.ErrConfig, word)
 		}
 		c.GPU = gpu
+		for name, value := range cudaEnvironment() { // read when CUDA is loaded
+			if _, given := os.LookupEnv(name); given {
+				continue
+			}
+			if err := os.Setenv(name, value); err != nil {
+				return nil, fmt.Errorf("set %s: %w", name, err)
+			}
+		}
 		c.LibDir = filepath.Dir(loaded("libtorch_cpu.so"))
 		if own := filepath.Join(filepath.Dir(loaded("libmpops.so")), "libmpcuda.so"); exists(own) {
 			c.OwnCUDA = own

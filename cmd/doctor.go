@@ -39,22 +39,30 @@ type machine struct {
 	torch   string                       // libtorch's folder if the user names one (LIBTORCH)
 	data    string                       // where the user says the data are; empty: look around
 	find    func(string) (string, error) // a program on the search path
+	gpus    func() ([]gpuState, error)   // what the driver says of each
 
 	failAfter time.Duration // of a cluster
 }
 
 // newDoctorCommand returns `mp doctor`.
 func newDoctorCommand(e *env) *cobra.Command {
-	var dataDir string
+	var dataDir, compute, save string
 	failAfter := coordinator.DefaultConfig().FailAfter
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "What this machine has, what is missing, what to do",
 		Long: "doctor looks at the processor, memory, disk, GPUs, libraries and data of this machine and says what is missing\n" +
-			"and what to do about it. It changes nothing. Its exit code is 0 whatever it finds.",
-		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			m := machine{root: "/", data: dataDir, find: exec.LookPath, failAfter: failAfter}
+			"and what to do about it. It changes nothing. Its exit code is 0 whatever it finds.\n\n" +
+			"--compute holds a device to what the CPU computes in float64: operations, gradients, networks, attacks, explanations,\n" +
+			"updates, images, and one rank beside two that share the device. It takes a minute or two; what is further off than\n" +
+			"rounding explains is named, and the exit code is 1.",
+		Example: "  mp doctor\n  mp doctor --compute 0",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if compute != "" {
+				return computeChecks(c.Context(), e, compute, save)
+			}
+			m := machine{root: "/", data: dataDir, find: exec.LookPath, gpus: askDriver, failAfter: failAfter}
 			var err error
 			if m.dir, err = os.Getwd(); err != nil {
 				return fmt.Errorf("find the working directory: %w", err)
@@ -68,6 +76,8 @@ func newDoctorCommand(e *env) *cobra.Command {
 		},
 	}
 	c.Flags().DurationVar(&failAfter, "fail-after", failAfter, "show the time-outs of a cluster that follow from this one")
+	c.Flags().StringVar(&compute, "compute", "", "hold this device to the CPU instead: cpu, the number of a GPU, or auto; empty: none")
+	c.Flags().StringVar(&save, "save", "", "with --compute: file for what the device computed in float32, as safetensors; empty: none")
 	c.Flags().StringVar(&dataDir, "data", "", "folder where the data are; empty: look in the usual places")
 	return c
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mp/ops/nvml"
 )
 
 // fakeMachine writes files below a temporary root; the keys are paths, the values contents.
@@ -28,7 +30,16 @@ func fakeMachine(t *testing.T, files map[string]string) machine {
 	if err := os.MkdirAll(work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return machine{root: root, dir: work, find: func(name string) (string, error) {
+	gpus := func() ([]gpuState, error) {
+		return []gpuState{
+			{nvml.About{Name: "NVIDIA H100", Processes: 1}, nvml.Use{Busy: .85, Used: 10 << 30, Total: 80 << 30}},
+			{nvml.About{Name: "NVIDIA H100", Mode: nvml.Closed}, nvml.Use{Busy: -1, Total: 80 << 30}},
+			{nvml.About{Name: "NVIDIA H100", Mode: nvml.Exclusive, Processes: 2}, nvml.Use{Busy: 1, Total: 80 << 30}},
+			{nvml.About{Name: "NVIDIA H100", Mode: nvml.Exclusive}, nvml.Use{Total: 80 << 30}},
+			{nvml.About{Name: "NVIDIA H100"}, nvml.Use{Used: 79 << 30, Total: 80 << 30}},
+		}, nil
+	}
+	return machine{root: root, dir: work, gpus: gpus, find: func(name string) (string, error) {
 		if name == "g++" {
 			return "", errors.New("not found")
 		}
@@ -75,6 +86,11 @@ func TestDoctorFindsWhatIsThere(t *testing.T) {
 		{"NVIDIA", markOK, "1: NVIDIA H100", ""},
 		{"driver", markOK, "580.82.07", ""},
 		{"libtorch_cuda.so", markOK, "libtorch_cuda.so", ""},
+		{"GPU 0", markOK, "NVIDIA H100, 10.0 GiB of 80.0 GiB taken, busy 85 %, 1 process", ""},
+		{"GPU 1", markMissing, "NVIDIA H100, 0.0 GiB of 80.0 GiB taken", "nvidia-smi -i 1 -c DEFAULT"},
+		{"GPU 2", markNote, "busy 100 %, 2 processes", "to itself"},
+		{"GPU 3", markOK, "busy 0 %", ""},
+		{"GPU 4", markNote, "79.0 GiB of 80.0 GiB", "--batch-size"},
 		{"libmpcuda.so", markMissing, "not found", "make cuda"},
 		{"libtorch", markOK, "2.11.0+cu130 in ", ""},
 		{"libcgotorch.so", markMissing, "not found", "run `make`"},
@@ -102,8 +118,10 @@ func TestDoctorSaysWhatIsMissing(t *testing.T) {
 		"work/build/site/torch/version.py":          "__version__ = '2.1.0'\n",
 		"work/build/site/torch/lib/libtorch_cpu.so": "",
 	})
+	m.gpus = func() ([]gpuState, error) { return nil, nvml.ErrNoDriver }
 	all := m.examine()
 	for _, c := range []struct{ name, mark, found, advice string }{
+		{"NVML", markNote, "no NVIDIA driver", "libnvidia-ml.so.1"},
 		{"instructions", markNote, "no avx2", "slower"},
 		{"memory", markNote, "1.0 GiB free of 2.0 GiB", "--batch-size"},
 		{"driver", markMissing, "535.104.05", "580 or newer"},

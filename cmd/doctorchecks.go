@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -17,9 +16,6 @@ import (
 
 // torchVersion is the libtorch that mp is built for and measured with.
 const torchVersion = "2.11.0"
-
-// oldestDriver is the first NVIDIA driver that runs CUDA 13, libtorch's version of CUDA.
-const oldestDriver = 580
 
 // Sizes in bytes below which the doctor speaks up. A pack of the whole of MiniPlaces has 4.9 GB.
 const (
@@ -119,52 +115,6 @@ func (m machine) memory() (total, free uint64) {
 		}
 	}
 	return total, free
-}
-
-// versionNumber matches 580.82.07 and the like.
-var versionNumber = regexp.MustCompile(`[0-9]+\.[0-9]+(\.[0-9]+)?`)
-
-// checkGPU looks for NVIDIA devices, their driver and the libraries they need.
-func (m machine) checkGPU() []finding {
-	devices, err := filepath.Glob(filepath.Join(m.root, "dev/nvidia[0-9]*"))
-	if err != nil || len(devices) == 0 {
-		return []finding{{Name: "NVIDIA", Mark: markOK, Found: "none; mp runs on the processor"}}
-	}
-	var names []string
-	infos, err := filepath.Glob(filepath.Join(m.root, "proc/driver/nvidia/gpus/*/information"))
-	if err == nil {
-		for _, path := range infos {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				continue
-			}
-			for line := range strings.Lines(string(text)) {
-				if name, ok := strings.CutPrefix(line, "Model:"); ok {
-					names = append(names, strings.TrimSpace(name))
-				}
-			}
-		}
-	}
-	slices.Sort(names)
-	all := []finding{{Name: "NVIDIA", Mark: markOK, Found: strings.TrimSuffix(fmt.Sprintf("%d: %s", len(devices), strings.Join(slices.Compact(names), ", ")), ": ")}}
-
-	driver := finding{Name: "driver", Mark: markOK, Found: versionNumber.FindString(m.read("proc/driver/nvidia/version"))}
-	major, err := strconv.Atoi(strings.SplitN(driver.Found, ".", 2)[0])
-	switch {
-	case err != nil:
-		driver.Mark, driver.Found = markMissing, "no /proc/driver/nvidia/version"
-		driver.Advice = fmt.Sprintf("install NVIDIA's driver, version %d or newer", oldestDriver)
-	case major < oldestDriver:
-		driver.Mark, driver.Advice = markMissing, fmt.Sprintf("CUDA 13 needs driver %d or newer: install it, or train with --cpu", oldestDriver)
-	}
-	all = append(all, driver)
-	for _, l := range []struct{ file, advice string }{
-		{"libtorch_cuda.so", "run `rm -r build/site && make` on this machine: with a GPU it fetches all of CUDA"},
-		{"libmpcuda.so", "run `make cuda`"},
-	} {
-		all = append(all, m.library(l.file, l.advice))
-	}
-	return all
 }
 
 // library looks for a shared library: first among those in use, then where they are built.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"mp/attack"
 	"mp/checkpoint"
@@ -73,5 +74,9 @@ func message(ctx context.Context, err error) string {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}
-	return err.Error()
+	text := err.Error()
+	if errors.Is(err, ops.ErrOutOfMemory) && !strings.Contains(text, "--batch-size") {
+		text += "; lower --batch-size"
+	}
+	return text
 }

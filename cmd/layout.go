@@ -69,7 +69,7 @@ func (r layoutRequest) devices(s *job.Spec) (layout, error) {
 	case r.workers > 0 && s.Device != job.DeviceAuto && s.Device != job.DeviceCPU && r.workers > 1:
 		return layout{}, fmt.Errorf("%w: --workers %d on GPU %s: a GPU has one worker; name several with --gpus", job.ErrConfig, r.workers, s.Device)
 	case s.Device != job.DeviceAuto && s.Device != job.DeviceCPU:
-		return layout{[]string{s.Device}, "1 worker on GPU " + s.Device}, nil
+		return layout{[]string{s.Device}, "1 worker on GPU " + s.Device}, r.has(s.Device)
 	case r.workers > 0:
 		why := fmt.Sprintf("%s on the CPU, as --workers asks", count(r.workers, "worker", "workers"))
 		if r.machineGPUs > 0 && s.Device == job.DeviceAuto {
@@ -100,7 +100,7 @@ func (r layoutRequest) devices(s *job.Spec) (layout, error) {
 func (r layoutRequest) listGPUs() ([]string, error) {
 	if r.gpus == "all" {
 		if r.machineGPUs == 0 {
-			return nil, fmt.Errorf("%w: --gpus all: this machine has no NVIDIA GPU, or no driver for it; train on the CPU with --workers %d, or see `mp doctor`", job.ErrConfig, r.machineCores)
+			return nil, fmt.Errorf("--gpus all: %w", r.has("0"))
 		}
 		return numbers(r.machineGPUs), nil
 	}
@@ -110,8 +110,8 @@ func (r layoutRequest) listGPUs() ([]string, error) {
 		if err != nil || n < 0 {
 			return nil, fmt.Errorf("%w: --gpus %q: choose all, or numbers such as 0,1", job.ErrConfig, r.gpus)
 		}
-		if n >= r.machineGPUs {
-			return nil, fmt.Errorf("%w: --gpus %s: this machine has %d; see `mp doctor`", job.ErrConfig, r.gpus, r.machineGPUs)
+		if err := r.has(strconv.Itoa(n)); err != nil {
+			return nil, fmt.Errorf("--gpus %s: %w", r.gpus, err)
 		}
 		if slices.Contains(gpus, strconv.Itoa(n)) {
 			return nil, fmt.Errorf("%w: --gpus %s names GPU %d twice: a GPU has one worker", job.ErrConfig, r.gpus, n)
@@ -119,6 +119,18 @@ func (r layoutRequest) listGPUs() ([]string, error) {
 		gpus = append(gpus, strconv.Itoa(n))
 	}
 	return gpus, nil
+}
+
+// has says whether the machine has a GPU.
+func (r layoutRequest) has(gpu string) error {
+	n, err := strconv.Atoi(gpu)
+	switch {
+	case err != nil || n < r.machineGPUs: // Validate speaks of what is no number
+		return nil
+	case r.machineGPUs == 0:
+		return fmt.Errorf("%w: GPU %d: this machine has no NVIDIA GPU, or no driver for it; train on the CPU with --workers %d, or see `mp doctor`", job.ErrConfig, n, r.machineCores)
+	}
+	return fmt.Errorf("%w: GPU %d: this machine has %s, counted from 0; see `mp doctor`", job.ErrConfig, n, count(r.machineGPUs, "GPU", "GPUs"))
 }
 
 // shardsFor is the number of shards for n workers: fewShards, or for more workers the least number that gives each one

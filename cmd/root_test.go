@@ -19,6 +19,7 @@ import (
 	"mp/checkpoint"
 	"mp/data"
 	"mp/job"
+	"mp/ops"
 )
 
 // callMain calls Main and returns what it printed.
@@ -154,6 +155,9 @@ func TestExitCodes(t *testing.T) {
 	}
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
+	if got := message(context.Background(), fmt.Errorf("conv2d: %w", ops.ErrOutOfMemory)); !strings.HasSuffix(got, "; lower --batch-size") {
+		t.Errorf("out of memory: %q says nothing to do", got)
+	}
 	if got := message(done, fmt.Errorf("train: %w", context.Canceled)); got != "interrupted" {
 		t.Errorf("message after a signal: got %q", got)
 	}

@@ -9,27 +9,41 @@ import (
 // purposeLayers goes on where the list in rand.go ends: what layers draw for one sample, such as dropped paths.
 const purposeLayers uint64 = 5
 
-// Batch is one shard of one step: N images of Size x Size pixels, ready for a network. It belongs to the loader that
-// delivered it, and to the caller until Release. Everything in it but X's address is a function of (seed, epoch, step,
-// shard).
+// Form is what a batch brings of its images.
+type Form int
+
+const (
+	// Finished images are normalised and ready for a network.
+	Finished Form = iota
+	// Raw images are records, with what pixel.Gather is to make of them: for a device that does that itself.
+	Raw
+	// Ordered images are only that, and the pack's records are where they are: for a device that keeps a copy of those.
+	Ordered
+)
+
+// Batch is one shard of one step: N images of Size x Size pixels. It belongs to the loader that delivered it, and to the
+// caller until Release. Everything in it but X's address is a function of (seed, epoch, step, shard).
 type Batch struct {
 	Epoch, Step, Shard int
 	Size               int // side of the images
 	// X holds the normalised images: float32 or bfloat16, N C H W or, channels last, N H W C. It is memory outside Go's heap,
-	// at an address that is a multiple of 4096.
-	X      []byte
-	IDs    []int32   // N: which images of the pack
-	Labels []int64   // N: their classes, -1 where unknown
-	Soft   []float32 // N x classes: targets, where the recipe mixes images; else nil
-	Keys   []uint64  // N: for the random decisions of layers about a sample
+	// at an address that is a multiple of 4096. Of images that are not Finished, X is nil, and they are what pixel.Gather makes
+	// of Records, Index, Warps and Spec, each here until Release.
+	X       []byte
+	Records []byte // of all images of the pack, or as many as Index counts
+	Index   []int32
+	Warps   []pixel.Warp
+	Spec    pixel.OutSpec
+	IDs     []int32   // N: which images of the pack
+	Labels  []int64   // N: their classes, -1 where unknown
+	Soft    []float32 // N x classes: targets, where the recipe mixes images; else nil
+	Keys    []uint64  // N: for the random decisions of layers about a sample
 
-	spec  pixel.OutSpec
-	soft  []float32 // room for Soft
-	warps []pixel.Warp
-	room  []byte // for X
+	soft []float32 // room for Soft
+	room []byte    // for X or Raw records
 
-	scaled []byte  // of a validation that scales: its records,
-	index  []int32 // and 0, 1, 2 ...
+	dense []byte  // room for records one after another, as a validation scales them,
+	count []int32 // and 0, 1, 2 ...
 
 	loader *Loader
 	seq    int // position in the order of delivery
@@ -39,10 +53,10 @@ type Batch struct {
 }
 
 // BFloat16 says whether X holds bfloat16.
-func (b *Batch) BFloat16() bool { return b.spec.DType == pixel.BF16 }
+func (b *Batch) BFloat16() bool { return b.Spec.DType == pixel.BF16 }
 
 // ChannelsLast says whether X is N H W C.
-func (b *Batch) ChannelsLast() bool { return b.spec.Layout == pixel.NHWC }
+func (b *Batch) ChannelsLast() bool { return b.Spec.Layout == pixel.NHWC }
 
 // Release gives the batch back to its loader, which overwrites it. It must be called once.
 func (b *Batch) Release() {

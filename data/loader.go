@@ -50,6 +50,7 @@ type LoaderConfig struct {
 	Size    func(epoch int) int
 	MaxSize int
 
+	Form         Form
 	BFloat16     bool // float32 where false
 	ChannelsLast bool
 
@@ -151,8 +152,10 @@ func newLoader(c LoaderConfig) (*Loader, error) {
 // newSlot allocates a batch of up to n images.
 func (l *Loader) newSlot(n int) (*Batch, error) {
 	b := &Batch{loader: l, ready: make(chan struct{}, 1)}
-	spec := l.spec(l.c.MaxSize)
-	bytes := n * spec.Bytes()
+	bytes := n * l.spec(l.c.MaxSize).Bytes()
+	if l.c.Form != Finished {
+		bytes = n * RecordBytes
+	}
 	var err error
 	b.room, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
@@ -160,7 +163,10 @@ func (l *Loader) newSlot(n int) (*Batch, error) {
 	}
 	_ = unix.Madvise(b.room, unix.MADV_HUGEPAGE) // faster where the system has them
 	b.IDs, b.Labels, b.Keys = make([]int32, 0, n), make([]int64, 0, n), make([]uint64, 0, n)
-	b.warps = make([]pixel.Warp, 0, n)
+	b.Warps = make([]pixel.Warp, 0, n)
+	if l.c.Form != Finished {
+		b.dense = b.room
+	}
 	if l.c.Recipe.Mixes() {
 		b.soft = make([]float32, n*l.classes)
 	}
@@ -221,7 +227,7 @@ func (l *Loader) Close() {
 
 func (l *Loader) free() {
 	for _, b := range l.slots {
-		b.X = nil
+		b.X, b.Records = nil, nil
 		_ = unix.Munmap(b.room) // nothing to do about it
 	}
 }
@@ -248,64 +254,79 @@ func (l *Loader) fill(b *Batch) error {
 	if b.Size < 1 || b.Size > c.MaxSize {
 		return badf("load images of epoch %d: %d pixels a side, beyond the %d allowed", b.Epoch, b.Size, c.MaxSize)
 	}
-	b.spec = l.spec(b.Size)
+	b.Spec = l.spec(b.Size)
 	b.IDs = c.Sampler.appendShard(b.IDs[:0], b.Epoch, b.Step, b.Shard, c.Shards)
 	if err := c.Images.Check(b.IDs); err != nil {
 		return fmt.Errorf("load step %d of epoch %d: %w", b.Step, b.Epoch, err)
 	}
-	b.Labels, b.Keys, b.warps = b.Labels[:0], b.Keys[:0], b.warps[:0]
+	b.Labels, b.Keys, b.Warps = b.Labels[:0], b.Keys[:0], b.Warps[:0]
 	for _, id := range b.IDs {
 		keys := seeded([]uint64{c.Seed, uint64(b.Epoch), uint64(id), purposeLayers})
 		b.Keys = append(b.Keys, keys.Uint64())
 		b.Labels = append(b.Labels, int64(c.Images.Label(int(id))))
-		b.warps = append(b.warps, c.Recipe.Draw(c.Seed, b.Epoch, id, b.Size))
+		b.Warps = append(b.Warps, c.Recipe.Draw(c.Seed, b.Epoch, id, b.Size))
 	}
-	c.Recipe.Mix(c.Seed, b.Epoch, b.Step, b.Shard, b.warps, b.Size)
+	c.Recipe.Mix(c.Seed, b.Epoch, b.Step, b.Shard, b.Warps, b.Size)
 	b.Soft = nil
 	if c.Recipe.Mixes() {
 		if err := b.soften(l.classes); err != nil {
 			return err
 		}
 	}
-	b.X = b.room[:len(b.IDs)*b.spec.Bytes()]
-	records, index := c.Images.Records(), b.IDs
-	if c.Recipe.val.exact(b.Size) {
-		var err error
-		if records, index, err = b.shown(c.Recipe.val, records); err != nil {
+	b.Records, b.Index = c.Images.Records(), b.IDs
+	switch {
+	case c.Recipe.val.exact(b.Size):
+		if err := b.shown(c.Recipe.val); err != nil {
 			return fmt.Errorf("load step %d of epoch %d: %w", b.Step, b.Epoch, err)
 		}
+	case c.Form == Raw:
+		all := b.Records
+		b.gathered()
+		for i, id := range b.IDs {
+			copy(b.Records[i*RecordBytes:(i+1)*RecordBytes], all[int(id)*RecordBytes:])
+		}
 	}
-	return pixel.Gather(b.X, records, index, b.warps, b.spec)
+	if c.Form != Finished {
+		return nil
+	}
+	b.X = b.room[:len(b.IDs)*b.Spec.Bytes()]
+	return pixel.Gather(b.X, b.Records, b.Index, b.Warps, b.Spec)
+}
+
+// gathered makes room for the batch's records one after another.
+func (b *Batch) gathered() {
+	if b.dense == nil {
+		b.dense = make([]byte, cap(b.IDs)*RecordBytes)
+	}
+	for i := len(b.count); i < len(b.IDs); i++ {
+		b.count = append(b.count, int32(i))
+	}
+	b.Records, b.Index = b.dense[:len(b.IDs)*RecordBytes], b.count[:len(b.IDs)]
 }
 
 // shown scales the batch's records by v beforehand and leaves their warps nothing to do.
-func (b *Batch) shown(v validation, records []byte) ([]byte, []int32, error) {
-	if b.scaled == nil {
-		b.scaled, b.index = make([]byte, cap(b.IDs)*RecordBytes), make([]int32, cap(b.IDs))
-		for i := range b.index {
-			b.index[i] = int32(i)
-		}
+func (b *Batch) shown(v validation) error {
+	all := b.Records
+	b.gathered()
+	if err := v.show(b.Records, all, b.IDs, b.Warps); err != nil {
+		return err
 	}
-	n := len(b.IDs)
-	if err := v.show(b.scaled, records, b.IDs, b.warps); err != nil {
-		return nil, nil, err
+	for i := range b.Warps {
+		b.Warps[i] = pixel.Identity(b.Size)
 	}
-	for i := range b.warps {
-		b.warps[i] = pixel.Identity(b.Size)
-	}
-	return b.scaled[:n*RecordBytes], b.index[:n], nil
+	return nil
 }
 
 // soften writes what each image shows of each class into Soft.
 func (b *Batch) soften(classes int) error {
 	b.Soft = b.soft[:len(b.IDs)*classes]
 	clear(b.Soft)
-	for i := range b.warps {
-		own, mate := b.Labels[i], b.Labels[b.warps[i].Mate]
+	for i := range b.Warps {
+		own, mate := b.Labels[i], b.Labels[b.Warps[i].Mate]
 		if own < 0 || mate < 0 {
-			return badf("mix images %d and %d: the class of one is unknown", b.IDs[i], b.IDs[b.warps[i].Mate])
+			return badf("mix images %d and %d: the class of one is unknown", b.IDs[i], b.IDs[b.Warps[i].Mate])
 		}
-		share := ownShare(&b.warps[i], b.Size)
+		share := ownShare(&b.Warps[i], b.Size)
 		b.Soft[i*classes+int(own)] += share
 		b.Soft[i*classes+int(mate)] += 1 - share
 	}

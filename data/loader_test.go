@@ -66,9 +66,20 @@ func trainConfig(t testing.TB, m *images) LoaderConfig {
 	}
 }
 
-// told is all that a batch says.
-func told(b *Batch) string {
-	return fmt.Sprintf("%d %d %d %d %v %v %v %v %x", b.Epoch, b.Step, b.Shard, b.Size, b.IDs, b.Labels, b.Soft, b.Keys, b.X)
+// told is all that a batch says. Images that are not finished are told as the device makes them.
+func told(t testing.TB, b *Batch) string {
+	t.Helper()
+	x := b.X
+	if b.loader.c.Form != Finished {
+		if x != nil {
+			t.Error("a batch has images that nobody finished")
+		}
+		x = make([]byte, len(b.IDs)*b.Spec.Bytes())
+		if err := pixel.Gather(x, b.Records, b.Index, b.Warps, b.Spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fmt.Sprintf("%d %d %d %d %v %v %v %v %x", b.Epoch, b.Step, b.Shard, b.Size, b.IDs, b.Labels, b.Soft, b.Keys, x)
 }
 
 // drainAll reads all batches, holding as many as hold at a time.
@@ -84,7 +95,7 @@ func drainAll(t testing.TB, l *Loader, hold int) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, told(b))
+		all = append(all, told(t, b))
 		if held = append(held, b); len(held) == hold {
 			slices.Reverse(held) // given back in another order than taken
 			for _, b := range held {
@@ -121,6 +132,28 @@ func withWorkers(c LoaderConfig, workers, ahead int) LoaderConfig {
 }
 
 // A run that goes on in the middle, and a worker that has some of the shards, get the same batches.
+// Whoever does the last pass, the images are the same.
+func TestLoaderForms(t *testing.T) {
+	m := newImages(30, 7)
+	scales := trainConfig(t, m)
+	var err error
+	if scales.Recipe, err = NewValRecipe(144, "bilinear"); err != nil {
+		t.Fatal(err)
+	}
+	scales.Size, scales.MaxSize = nil, 0
+	for name, c := range map[string]LoaderConfig{"training": trainConfig(t, m), "a validation that scales": scales} {
+		c.Workers = 2
+		want := drainAll(t, mustLoader(t, c), 2)
+		for _, form := range []Form{Raw, Ordered} {
+			c.Form = form
+			l := mustLoader(t, c)
+			if got := drainAll(t, l, 2); !slices.Equal(got, want) {
+				t.Errorf("%s: images of form %d are others than finished ones", name, form)
+			}
+		}
+	}
+}
+
 func TestLoaderAnyStart(t *testing.T) {
 	c := trainConfig(t, newImages(30, 7))
 	all := drainAll(t, mustLoader(t, c), 1)
@@ -254,7 +287,7 @@ func TestLoaderScales(t *testing.T) {
 			t.Error("scaled bilinearly, the pixels are not the golden's")
 		}
 		want := make([]byte, len(b.X))
-		if err := pixel.Gather(want, pixels, index, warps, b.spec); err != nil {
+		if err := pixel.Gather(want, pixels, index, warps, b.Spec); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(b.X, want) {
@@ -279,7 +312,7 @@ func TestLoaderSoft(t *testing.T) {
 		for i := range b.IDs {
 			sum, row := 0.0, b.Soft[i*7:(i+1)*7]
 			for k, v := range row {
-				if v < 0 || v > 0 && k != int(b.Labels[i]) && k != int(b.Labels[b.warps[i].Mate]) {
+				if v < 0 || v > 0 && k != int(b.Labels[i]) && k != int(b.Labels[b.Warps[i].Mate]) {
 					t.Fatalf("target of image %d is %v; its label is %d", i, row, b.Labels[i])
 				}
 				sum += float64(v)

@@ -18,7 +18,7 @@ func clusterEvents() []Event {
 	origin := &Origin{Worker: "coordinator", Stream: at, Sequence: 9}
 	return []Event{
 		{Time: at, Kind: KindWorker, Worker: &Worker{Worker: 3, Name: "worker 3 (host b, cuda:0)", View: 7, Update: 8, Shards: []int{1, 2}, ShardSeconds: 0.5,
-			ImagesPerSecond: 187.4, MemoryBytes: 3 << 29, ArrivalSkew: 0.012, ReduceSeconds: 0.2, ReduceHidden: 0.75}},
+			ImagesPerSecond: 187.4, MemoryBytes: 3 << 29, ArrivalSkew: 0.012, ReduceSeconds: 0.2, ReduceHidden: 0.75, GPU: &GPU{Busy: new(.9), UsedBytes: 5 << 30, TotalBytes: 80 << 30}}},
 		{Time: at, Kind: KindView, Origin: origin, View: &View{Number: 7, Members: []ViewMember{{Worker: 1, Name: "worker 1", Shards: []int{0, 1}}, {Worker: 2, Name: "worker 2", Shards: []int{2, 3}}},
 			Reason: "worker 3 (host b, cuda:0) vanished at epoch 4 step 112: connection reset; its 2 shards went to workers 1 and 2", Advice: "see its log", Update: 111,
 			DetectSeconds: 0.004, Warning: true}},
@@ -35,7 +35,7 @@ func clusterEvents() []Event {
 func TestJSONOfClusterEventsIsStable(t *testing.T) {
 	want := []string{
 		`{"time":"2026-01-02T15:04:05Z","kind":"worker","worker":{"worker":3,"name":"worker 3 (host b, cuda:0)","view":7,"update":8,"shards":[1,2],"shard_seconds":0.5,` +
-			`"images_per_second":187.4,"memory_bytes":1610612736,"arrival_skew":0.012,"reduce_seconds":0.2,"reduce_hidden":0.75}}`,
+			`"images_per_second":187.4,"memory_bytes":1610612736,"arrival_skew":0.012,"reduce_seconds":0.2,"reduce_hidden":0.75,"gpu":{"busy":0.9,"used_bytes":5368709120,"total_bytes":85899345920}}}`,
 		`{"time":"2026-01-02T15:04:05Z","kind":"view","origin":{"worker":"coordinator","stream":"2026-01-02T15:04:05Z","sequence":9},"view":{"number":7,` +
 			`"members":[{"worker":1,"name":"worker 1","shards":[0,1]},{"worker":2,"name":"worker 2","shards":[2,3]}],` +
 			`"reason":"worker 3 (host b, cuda:0) vanished at epoch 4 step 112: connection reset; its 2 shards went to workers 1 and 2","advice":"see its log","update":111,` +

@@ -46,8 +46,15 @@ func leaderText(l Leader) string {
 }
 
 func workerText(w Worker) string {
-	return fmt.Sprintf("%s: %s, %s each, %s images/s, %s, waited for %.0f ms, sum %.0f ms, %.0f%% of it hidden", w.Name, count(len(w.Shards), "shard"),
+	text := fmt.Sprintf("%s: %s, %s each, %s images/s, %s, waited for %.0f ms, sum %.0f ms, %.0f%% of it hidden", w.Name, count(len(w.Shards), "shard"),
 		tenths(w.ShardSeconds), rate(w.ImagesPerSecond), memory(w.MemoryBytes), 1000*w.ArrivalSkew, 1000*w.ReduceSeconds, 100*w.ReduceHidden)
+	if g := w.GPU; g != nil {
+		text += fmt.Sprintf(", %s of %s of the GPU taken", memory(g.UsedBytes), memory(g.TotalBytes))
+		if g.Busy != nil {
+			text += fmt.Sprintf(", busy %.0f%%", 100**g.Busy)
+		}
+	}
+	return text
 }
 
 func goodputText(g GoodputReport) string {

@@ -13,6 +13,14 @@ type Worker struct {
 	ArrivalSkew     float64 `json:"arrival_skew"`   // seconds that the ring waited for this worker in a step
 	ReduceSeconds   float64 `json:"reduce_seconds"` // of a step, spent summing
 	ReduceHidden    float64 `json:"reduce_hidden"`  // share of ReduceSeconds that ran while shards were computed, 0 to 1
+	GPU             *GPU    `json:"gpu,omitempty"`  // nil: it has none, or its driver does not say
+}
+
+// GPU is how a worker's GPU is used by all processes together, as its driver says.
+type GPU struct {
+	Busy       *float64 `json:"busy,omitempty"` // share of the last fraction of a second in which something was computed, 0 to 1; nil: not said
+	UsedBytes  int64    `json:"used_bytes"`
+	TotalBytes int64    `json:"total_bytes"`
 }
 
 // View is a numbered list of workers. It is emitted when it replaces another, and once more, with RecoverSeconds, when its

@@ -55,4 +55,5 @@ type WorkerFacts struct {
 	Shard   float64
 	Skew    float64 // seconds that the others waited for it in a step, recent mean
 	PerStep float64 // seconds between two updates, recent mean
+	GPU     *GPU    // nil: it has none, or its driver does not say
 }

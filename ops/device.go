@@ -1,20 +1,19 @@
 package ops
 
-// #include <stdlib.h>
 // #include "csrc/ops.h"
 import "C"
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"unsafe"
+
+	torch "github.com/wangkuiyi/gotorch"
+
+	"mp/ops/nvml"
 )
 
 // CPU is the GPU index that means the CPU.
@@ -37,8 +36,10 @@ type Device struct {
 	done    chan struct{} // closed when the thread has ended
 	once    sync.Once
 	threads atomic.Int64
-	now     int  // intra-op threads of the thread at this moment; only it uses this
-	widen   bool // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
+	gpu     *nvml.Device // as its driver sees it; nil on a CPU, and where the driver cannot be asked
+	kept    sync.Map     // records on a GPU: the address of the first byte here to the tensor there
+	now     int          // intra-op threads of the thread at this moment; only it uses this
+	widen   bool         // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
 
 	message [C.MP_ERR]C.char // of the device's thread
 }
@@ -76,6 +77,10 @@ func (d *Device) loop(started chan<- error) {
 		case f := <-d.work:
 			f()
 		case <-d.quit:
+			d.kept.Range(func(_, t any) bool {
+				Free(t.(torch.Tensor))
+				return true
+			})
 			return
 		}
 	}
@@ -94,30 +99,7 @@ func (d *Device) prepare() error {
 		d.widen = native == 0
 		return err
 	}
-	if _, err := os.Stat("/dev/nvidiactl"); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("open GPU %d: this machine has no NVIDIA GPU, or no driver for it: %w; train on the CPU with --cpu, or see `mp doctor`", d.config.GPU, ErrNoDevice)
-	}
-	gpus, err := openCUDA(d.config)
-	if err != nil {
-		return fmt.Errorf("open GPU %d: %w: %w; train on the CPU with --cpu, or see `mp doctor`", d.config.GPU, err, ErrNoDevice)
-	}
-	if d.config.GPU >= gpus {
-		return fmt.Errorf("open GPU %d: this machine has %d (0 to %d): %w", d.config.GPU, gpus, gpus-1, ErrNoDevice)
-	}
-	return nil
-}
-
-func openCUDA(config DeviceConfig) (gpus int, err error) {
-	library := C.CString(filepath.Join(config.LibDir, "libtorch_cuda.so"))
-	defer C.free(unsafe.Pointer(library))
-	own := C.CString(config.OwnCUDA)
-	defer C.free(unsafe.Pointer(own))
-	var message [C.MP_ERR]C.char
-	var n C.int
-	if err := check(C.mp_open_cuda(library, own, &n, &message[0]), "load CUDA", &message); err != nil {
-		return 0, err
-	}
-	return int(n), nil
+	return d.prepareGPU(&message)
 }
 
 // Do runs f on the device's thread with a fresh scope, which is closed afterwards, and returns f's error, or else the

@@ -22,12 +22,6 @@ import (
 	torch "github.com/wangkuiyi/gotorch"
 )
 
-// ErrOutOfMemory is wrapped by the error of an operation for which the device had no memory left.
-var ErrOutOfMemory = errors.New("out of memory")
-
-// ErrNoDevice is wrapped when a GPU is asked for that this machine does not have.
-var ErrNoDevice = errors.New("no such device")
-
 // DType names an element type; the values are libtorch's (and gotorch's).
 type DType = int8
 
@@ -59,14 +53,10 @@ func SizeOf(d DType) int {
 
 // check turns a status and its message into an error; what names the operation.
 func check(status C.int, what string, message *[C.MP_ERR]C.char) error {
-	switch status {
-	case C.MP_OK:
+	if status == C.MP_OK {
 		return nil
-	case C.MP_OUT_OF_MEMORY:
-		return fmt.Errorf("%s: %s: %w", what, C.GoString(&message[0]), ErrOutOfMemory)
-	default:
-		return fmt.Errorf("%s: %s", what, C.GoString(&message[0]))
 	}
+	return fmt.Errorf("%s: %w", what, diagnose(C.GoString(&message[0])))
 }
 
 // handle is the C handle of a tensor, nil for the zero Tensor.

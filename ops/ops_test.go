@@ -123,8 +123,20 @@ func TestGPUThatIsNotThere(t *testing.T) {
 		t.Skip("this machine has a GPU")
 	}
 	_, err := OpenDevice(DeviceConfig{GPU: 3, LibDir: "/nowhere"})
-	if !errors.Is(err, ErrNoDevice) {
-		t.Errorf("error is %v, want one that wraps ErrNoDevice", err)
+	if !errors.Is(err, ErrNoDevice) || !strings.Contains(err.Error(), "--cpu") {
+		t.Errorf("error is %v, want one that wraps ErrNoDevice and says what to do", err)
+	}
+}
+
+func TestGPUBeyondTheLast(t *testing.T) {
+	for _, c := range []struct {
+		gpu, of int
+		says    string
+	}{{0, 1, ""}, {3, 4, ""}, {1, 1, "this machine has one, GPU 0"}, {4, 4, "this machine has 4, GPU 0 to 3"}} {
+		err := within(c.gpu, c.of)
+		if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, ErrNoDevice) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("GPU %d of %d: %v, want %q", c.gpu, c.of, err, c.says)
+		}
 	}
 }
 

@@ -130,12 +130,7 @@ func (s *Scope) viaGotorch(op string, inputs []torch.Tensor, f func() torch.Tens
 	defer func() {
 		if p := recover(); p != nil {
 			out = torch.Tensor{}
-			message, _, _ := strings.Cut(fmt.Sprint(p), "\n")
-			if strings.Contains(message, "can't allocate memory") || strings.Contains(message, "out of memory") {
-				s.Fail(fmt.Errorf("%s %s: %s: %w", op, shapes(inputs), message, ErrOutOfMemory))
-				return
-			}
-			s.Fail(fmt.Errorf("%s %s: %s", op, shapes(inputs), message))
+			s.Fail(fmt.Errorf("%s %s: %w", op, shapes(inputs), diagnose(fmt.Sprint(p))))
 		}
 	}()
 	out = f()

@@ -247,7 +247,7 @@ func (e *engine) prepare(ctx context.Context, v *mppb.View, spec job.Spec) error
 		},
 	})
 	if err != nil {
-		if ctx.Err() == nil && !errors.Is(err, ops.ErrOutOfMemory) {
+		if ctx.Err() == nil && !errors.Is(err, ops.ErrOutOfMemory) && !errors.Is(err, ops.ErrDevice) { // those are this worker's alone
 			err = fmt.Errorf("%w: %w", errJob, err)
 		}
 		return err

@@ -22,6 +22,7 @@ func (n *Node) Facts() metrics.WorkerFacts {
 	return metrics.WorkerFacts{
 		Joined: s.lost.IsZero(), Worker: s.identity, Phase: phaseName(st.Phase), Job: st.Job, Update: st.Update, View: st.View, Beats: s.progress.Load(),
 		Memory: st.MemoryBytes, Shard: st.ShardSeconds, Skew: st.ArrivalSkew, PerStep: st.StepSeconds,
+		GPU: gpuOf(n.c.Device),
 	}
 }
 

@@ -8,7 +8,19 @@ import (
 
 	"mp/data"
 	"mp/job"
+	"mp/ops"
 )
+
+// form is how images of a pack come to a device: with our kernel a GPU makes them itself, of records that it keeps or gets.
+func form(d *ops.Device, p data.Images) data.Form {
+	switch {
+	case d == nil || d.IsCPU() || !d.Gathers(): // on a CPU the loader's goroutines make them ahead
+		return data.Finished
+	case d.Kept(p.Records()):
+		return data.Ordered
+	}
+	return data.Raw
+}
 
 // feed delivers a member's shards, update after update. It outlives a view whose successor gives the member the same shards.
 type feed struct {
@@ -37,7 +49,7 @@ func newFeed(r *replica, mine []int) (*feed, error) {
 	f.loader, err = data.NewLoader(data.LoaderConfig{
 		Images: r.train, Sampler: r.sampler, Recipe: recipe, Seed: r.spec.Seed, Shards: r.spec.Shards, Mine: mine,
 		FirstEpoch: r.at.Done / steps, FirstStep: r.at.Done % steps, Epochs: r.spec.Epochs,
-		Size: r.sizes.At, MaxSize: r.sizes.Max(), BFloat16: r.spec.Precision == job.BF16 && r.adversary == nil, ChannelsLast: r.spec.ChannelsLast,
+		Size: r.sizes.At, MaxSize: r.sizes.Max(), Form: form(r.device, r.train), BFloat16: r.spec.Precision == job.BF16 && r.adversary == nil, ChannelsLast: r.spec.ChannelsLast,
 	})
 	if err != nil {
 		return nil, err
@@ -152,6 +164,7 @@ type ImageConfig struct {
 	Epoch         int    // likewise
 	BFloat16      bool   // float32 where false
 	ChannelsLast  bool
+	Device        *ops.Device // that the images are for; nil: they come finished
 
 	only  []int32 // images to deliver, in this order; nil: all
 	parts int     // into how many parts a validation is cut: a batch is of Batch*parts images; 0: one
@@ -186,7 +199,7 @@ func NewImages(p data.Images, c ImageConfig) (*data.Loader, error) {
 		return nil, err
 	}
 	return data.NewLoader(data.LoaderConfig{
-		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: max(c.parts, 1), Mine: c.mine,
+		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: max(c.parts, 1), Mine: c.mine, Form: form(c.Device, p),
 		FirstEpoch: c.Epoch, FirstStep: c.step, Epochs: c.Epoch + 1,
 		BFloat16: c.BFloat16, ChannelsLast: c.ChannelsLast,
 	})

@@ -11,6 +11,7 @@ import (
 	"mp/checkpoint"
 	"mp/data"
 	"mp/job"
+	"mp/metrics"
 	"mp/model"
 	"mp/ops"
 	"mp/optim"
@@ -116,6 +117,12 @@ func newReplica(ctx context.Context, c replicaConfig) (*replica, error) {
 		r.close()
 		return nil, advise(err)
 	}
+	for _, p := range []*data.Pack{r.train, r.val} {
+		if err := r.device.Keep(ctx, p.Records()); err != nil {
+			r.close()
+			return nil, advise(err)
+		}
+	}
 	if r.sum, err = r.vector(ctx); err != nil {
 		r.close()
 		return nil, err
@@ -181,6 +188,19 @@ func (r *replica) memory() int64 {
 	return n
 }
 
+// gpuOf is how a device's GPU is used, nil where that is unknown.
+func gpuOf(d *ops.Device) *metrics.GPU {
+	u, ok := d.Use()
+	if !ok {
+		return nil
+	}
+	g := &metrics.GPU{UsedBytes: u.Used, TotalBytes: u.Total}
+	if u.Busy >= 0 {
+		g.Busy = &u.Busy
+	}
+	return g
+}
+
 // close frees the replica's tensors. Device and packs are the caller's.
 func (r *replica) close() {
 	_ = r.device.Do(context.Background(), func(*ops.Scope) error { // a closed device has nothing left to free
@@ -211,7 +231,7 @@ func (r *replica) close() {
 // advise says what to do about an error that a person can do something about.
 func advise(err error) error {
 	if errors.Is(err, ops.ErrOutOfMemory) {
-		return fmt.Errorf("%w; raise --shards or lower --batch-size: a worker computes one shard at a time", err)
+		return fmt.Errorf("%w; lower --batch-size, raise --shards (a worker computes one shard at a time), or halve activations with --precision bf16", err)
 	}
 	return err
 }

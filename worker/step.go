@@ -233,8 +233,11 @@ func (r *replica) commit(sum []float32, signs []int32) (tally, error) {
 	return t, nil
 }
 
-// images returns the batch's images [N 3 S S] on the device, in the precision and layout in which the loader wrote them.
+// images returns the batch's images [N 3 S S] on the device, in the precision and layout that the loader was asked for.
 func images(s *ops.Scope, b *data.Batch) torch.Tensor {
+	if b.X == nil {
+		return s.Gather(b.Records, b.Index, b.Warps, b.Spec)
+	}
 	d := ops.Float32
 	if b.BFloat16() {
 		d = ops.BFloat16

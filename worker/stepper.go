@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mp/allreduce"
+	"mp/checkpoint"
 	"mp/data"
 	"mp/job"
 	"mp/metrics"
@@ -149,6 +150,15 @@ func (s *Stepper) Agree(ctx context.Context, n uint32) (uint32, error) {
 		n = max(n, binary.LittleEndian.Uint32(b))
 	}
 	return n, nil
+}
+
+// Digest is the SHA-256 of weights, running statistics and optimizer.
+func (s *Stepper) Digest() (string, error) {
+	state, err := s.visit.replica.snapshot()
+	if err != nil {
+		return "", err
+	}
+	return checkpoint.Digest(append(state.state.Model, state.state.Optimizer...)), nil
 }
 
 // Close leaves the others, who cannot step any more, and frees everything but the device and the packs.

@@ -123,7 +123,7 @@ type pass struct {
 func (r *replica) passes() []pass {
 	c := ImageConfig{
 		Batch: r.spec.ValBatch, Scale: r.spec.Scale, Interpolation: r.spec.Interpolation, Seed: r.spec.Seed, Epoch: r.at.Validated,
-		BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast, parts: r.spec.Shards,
+		BFloat16: r.spec.Precision == job.BF16, ChannelsLast: r.spec.ChannelsLast, Device: r.device, parts: r.spec.Shards,
 	}
 	all := []pass{{images: r.val, config: c, score: r.answer}}
 	if r.held != nil {

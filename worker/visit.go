@@ -185,6 +185,7 @@ func (v *visit) worker() metrics.Event {
 	}
 	w.ShardSeconds, w.ReduceSeconds, w.ReduceHidden = float64(p.shard), float64(p.summing), p.hidden()
 	w.ImagesPerSecond, w.MemoryBytes, w.ArrivalSkew = v.ownRate(), v.replica.memory(), float64(v.group.late)
+	w.GPU = gpuOf(v.device)
 	return metrics.Event{Kind: metrics.KindWorker, Worker: w}
 }
 

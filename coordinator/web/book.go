@@ -68,6 +68,8 @@ type Worker struct {
 	ReduceHidden    float64    `json:"reduce_hidden"`
 	Skews           []float64  `json:"skews"` // of the newest reports, the oldest first
 
+	GPU *metrics.GPU `json:"gpu,omitempty"` // likewise; nil: it has none, or its driver does not say
+
 	// Of the cluster, where one knows the job.
 	Host   string `json:"host,omitempty"`
 	Device string `json:"device,omitempty"`
@@ -258,7 +260,7 @@ func (b *book) worker(w metrics.Worker, at time.Time) {
 	skews := newest(append(k.Skews, w.ArrivalSkew), skewCount)
 	*k = Worker{Worker: w.Worker, Name: w.Name, Shards: slices.Clone(w.Shards), Reported: &at, Update: w.Update, ShardSeconds: w.ShardSeconds,
 		ImagesPerSecond: w.ImagesPerSecond, MemoryBytes: w.MemoryBytes, ArrivalSkew: w.ArrivalSkew, ReduceSeconds: w.ReduceSeconds,
-		ReduceHidden: w.ReduceHidden, Skews: skews}
+		ReduceHidden: w.ReduceHidden, Skews: skews, GPU: w.GPU}
 }
 
 // crew is the workers of the newest view in rank order, with what the cluster adds.

@@ -83,7 +83,7 @@ func story() []metrics.Event {
 		epoch := 1 + (u-1)/10
 		add(metrics.Event{Kind: metrics.KindStep, Step: &metrics.Step{Epoch: epoch, Epochs: 2, Step: u - 10*(epoch-1), Steps: 10, Update: u, Loss: metrics.Value(3 - float64(u)/20), Top1: float64(u), ImagesPerSecond: 128, ETASeconds: float64(20 - u)}})
 		for w := range 2 {
-			add(metrics.Event{Kind: metrics.KindWorker, Worker: &metrics.Worker{Worker: uint64(7 + w), Name: "a", View: 2, Update: u, Shards: []int{w}, ArrivalSkew: float64(w) / 10, MemoryBytes: 1 << 20}})
+			add(metrics.Event{Kind: metrics.KindWorker, Worker: &metrics.Worker{Worker: uint64(7 + w), Name: "a", View: 2, Update: u, Shards: []int{w}, ArrivalSkew: float64(w) / 10, MemoryBytes: 1 << 20, GPU: &metrics.GPU{Busy: new(float64(w) / 4), TotalBytes: 1 << 30}}})
 		}
 		if u%10 == 0 {
 			add(metrics.Event{Kind: metrics.KindEpoch, Epoch: &metrics.Epoch{Epoch: epoch, Epochs: 2, Update: u, Loss: 2.5, Top1: 11, Seconds: 5, ImagesPerSecond: 128}})
@@ -178,7 +178,7 @@ func TestSnapshotIsWhatTheFilesSay(t *testing.T) {
 	if len(s.Steps.Update) != 20 || s.Steps.Update[19] != 20 || s.Steps.Loss[0] != 2.95 || s.Steps.Each != 1 || len(s.EpochList) != 2 || len(s.Validations) != 2 {
 		t.Errorf("curves: got %+v, %+v, %+v", s.Steps, s.EpochList, s.Validations)
 	}
-	if len(s.Crew) != 2 || s.Crew[1].ArrivalSkew != 0.1 || len(s.Crew[1].Skews) != 20 || s.Crew[0].Name != "a (host h, cpu:0)" {
+	if len(s.Crew) != 2 || s.Crew[1].ArrivalSkew != 0.1 || len(s.Crew[1].Skews) != 20 || s.Crew[1].GPU == nil || *s.Crew[1].GPU.Busy != .25 || s.Crew[0].Name != "a (host h, cpu:0)" {
 		t.Errorf("workers: got %+v", s.Crew)
 	}
 	if len(s.Story) != 7 || s.Story[4].View == nil || !s.Story[4].View.Warning {

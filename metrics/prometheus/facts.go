@@ -98,7 +98,10 @@ func (c clusterFacts) Collect(to chan<- client.Metric) {
 type workerFacts struct{ ask func() metrics.WorkerFacts }
 
 // workerTable are the numbers of a worker.
-type workerTable struct{ joined, identity, phase, update, view, beats, memory, shard, skew, step fact }
+type workerTable struct {
+	joined, identity, phase, update, view, beats, memory, shard, skew, step fact
+	busy, taken, whole                                                      fact
+}
 
 func newWorkerTable() workerTable {
 	gauge, counter := client.GaugeValue, client.CounterValue
@@ -113,13 +116,16 @@ func newWorkerTable() workerTable {
 		shard:    newFact(gauge, "mp_worker_own_shard_seconds", "Seconds to compute one shard, recent mean."),
 		skew:     newFact(gauge, "mp_worker_own_arrival_skew_seconds", "Seconds that the others waited for this worker in a step, recent mean."),
 		step:     newFact(gauge, "mp_worker_own_step_seconds", "Seconds between two updates, recent mean."),
+		busy:     newFact(gauge, "mp_worker_own_gpu_busy_ratio", "Share of the last fraction of a second in which this worker's GPU computed, for any process."),
+		taken:    newFact(gauge, "mp_worker_own_gpu_memory_used_bytes", "Memory of this worker's GPU that processes have."),
+		whole:    newFact(gauge, "mp_worker_own_gpu_memory_total_bytes", "Memory of this worker's GPU."),
 	}
 }
 
 // Describe names the numbers.
 func (c workerFacts) Describe(to chan<- *client.Desc) {
 	t := newWorkerTable()
-	for _, f := range []fact{t.joined, t.identity, t.phase, t.update, t.view, t.beats, t.memory, t.shard, t.skew, t.step} {
+	for _, f := range []fact{t.joined, t.identity, t.phase, t.update, t.view, t.beats, t.memory, t.shard, t.skew, t.step, t.busy, t.taken, t.whole} {
 		to <- f.desc
 	}
 }
@@ -141,4 +147,11 @@ func (c workerFacts) Collect(to chan<- client.Metric) {
 	to <- t.shard.is(now.Shard)
 	to <- t.skew.is(now.Skew)
 	to <- t.step.is(now.PerStep)
+	if g := now.GPU; g != nil {
+		to <- t.taken.is(float64(g.UsedBytes))
+		to <- t.whole.is(float64(g.TotalBytes))
+		if g.Busy != nil {
+			to <- t.busy.is(*g.Busy)
+		}
+	}
 }

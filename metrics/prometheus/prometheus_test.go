@@ -49,7 +49,8 @@ func tell(sink metrics.Sink) {
 	emit(time.Second, metrics.Event{View: &metrics.View{Number: 4, Members: make([]metrics.ViewMember, 1), Warning: true, DetectSeconds: .5}})
 	emit(time.Second, metrics.Event{View: &metrics.View{Number: 4, RecoverSeconds: 1}})
 	emit(time.Second, metrics.Event{Step: &metrics.Step{Epoch: 2, Epochs: 9, Update: 110, Loss: 4}})
-	emit(0, metrics.Event{Worker: &metrics.Worker{Worker: 8}})
+	emit(0, metrics.Event{Worker: &metrics.Worker{Worker: 8, GPU: &metrics.GPU{Busy: new(.75), UsedBytes: 3, TotalBytes: 8}}})
+	emit(0, metrics.Event{Worker: &metrics.Worker{Worker: 9, GPU: &metrics.GPU{UsedBytes: 4, TotalBytes: 8}}})
 }
 
 // scrape is the answer to a GET.
@@ -81,6 +82,8 @@ func TestACoordinatorsNumbers(t *testing.T) {
 		`mp_accuracy_ratio{run="job-2",split="train",top="1"} 0.125`, `mp_accuracy_ratio{run="job-2",split="val",top="5"} 0.75`,
 		`mp_accuracy_ratio{run="job-2",split="robust",top="1"} 0.05`, `mp_best_top1_ratio{run="job-2"} 0.25`, `mp_loss{run="job-2",split="val"} 4`,
 		`mp_view{run="job-2"} 4`, `mp_view_workers{run="job-2"} 1`, `mp_worker_shard_seconds{run="job-2",worker="worker 8"} 0`,
+		`mp_worker_gpu_busy_ratio{run="job-2",worker="worker 8"} 0.75`, `mp_worker_gpu_memory_used_bytes{run="job-2",worker="worker 9"} 4`,
+		`mp_worker_gpu_memory_total_bytes{run="job-2",worker="worker 8"} 8`,
 		`mp_failures_total{cause="vanished"} 4`, `mp_failures_total{cause="silent"} 0`, `mp_leader_changes_total 2`, `mp_coordinator_leads 1`, `mp_raft_term 3`,
 		`mp_workers{state="computing"} 2`, `mp_workers{state="waiting"} 1`, `mp_workers{state="away"} 0`, `mp_jobs{state="running"} 1`, `mp_jobs{state="failed"} 0`,
 		`mp_lost_samples{run="job-1"} 0`, `mp_lost_samples{run="job-2"} 0`, `mp_job_committed_updates{run="job-2"} 7`, `mp_job_updates{run="job-2"} 70`,
@@ -102,6 +105,7 @@ func TestACoordinatorsNumbers(t *testing.T) {
 		}
 	}
 	for what, line := range map[string]string{
+		"how busy a part of a GPU is":               `mp_worker_gpu_busy_ratio{run="job-2",worker="worker 9"}`,
 		"a worker that is not in the view any more": `worker="worker 2"`, "the age of a finished job's checkpoint": `mp_checkpoint_age_seconds{run="job-1"}`,
 	} {
 		if strings.Contains(text, line) {
@@ -117,7 +121,7 @@ func TestACoordinatorsNumbers(t *testing.T) {
 }
 
 func TestAWorkersNumbers(t *testing.T) {
-	now := metrics.WorkerFacts{Joined: true, Worker: 12, Phase: "computing", Job: "job-1", Update: 40, View: 2, Beats: 99, Memory: 5, Shard: .5, Skew: .25, PerStep: 2}
+	now := metrics.WorkerFacts{GPU: &metrics.GPU{Busy: new(.5), UsedBytes: 6, TotalBytes: 7}, Joined: true, Worker: 12, Phase: "computing", Job: "job-1", Update: 40, View: 2, Beats: 99, Memory: 5, Shard: .5, Skew: .25, PerStep: 2}
 	r := New("v1", Source{Worker: func() metrics.WorkerFacts { return now }})
 	tell(r.Sink("job-1"))
 	server := httptest.NewServer(r.Handler())
@@ -126,6 +130,7 @@ func TestAWorkersNumbers(t *testing.T) {
 	for _, line := range []string{
 		"mp_worker_joined 1", "mp_worker_identity 12", `mp_worker_phase{phase="computing"} 1`, "mp_worker_update 40", "mp_worker_view 2", "mp_worker_beats_total 99",
 		"mp_worker_own_memory_bytes 5", "mp_worker_own_shard_seconds 0.5", "mp_worker_own_arrival_skew_seconds 0.25", "mp_worker_own_step_seconds 2",
+		"mp_worker_own_gpu_busy_ratio 0.5", "mp_worker_own_gpu_memory_used_bytes 6", "mp_worker_own_gpu_memory_total_bytes 7",
 		`mp_steps_total{run="job-1"} 110`,
 	} {
 		if !strings.Contains(text, line+"\n") {

@@ -19,6 +19,7 @@ type runNumbers struct {
 	goodput, faults, members, view             *client.GaugeVec
 	ownImages, ownMemory, skew, shard          *client.GaugeVec // and worker
 	reduce, hidden                             *client.GaugeVec // likewise
+	busy, taken, whole                         *client.GaugeVec // likewise, of its GPU
 	validationSeconds, epochSeconds, best      *client.GaugeVec
 }
 
@@ -64,6 +65,9 @@ func newRunNumbers() runNumbers {
 		shard:     gauge("mp_worker_shard_seconds", "Seconds to compute one shard, recent mean.", "worker"),
 		reduce:    gauge("mp_worker_reduce_seconds", "Seconds of a step that the sum was at work, recent mean.", "worker"),
 		hidden:    gauge("mp_worker_reduce_hidden_ratio", "Share of these seconds in which the worker computed.", "worker"),
+		busy:      gauge("mp_worker_gpu_busy_ratio", "Share of the last fraction of a second in which the worker's GPU computed, for any process.", "worker"),
+		taken:     gauge("mp_worker_gpu_memory_used_bytes", "Memory of the worker's GPU that processes have.", "worker"),
+		whole:     gauge("mp_worker_gpu_memory_total_bytes", "Memory of the worker's GPU.", "worker"),
 	}
 }
 
@@ -74,7 +78,7 @@ type vector interface {
 }
 
 func (n runNumbers) ofWorkers() []vector {
-	return []vector{n.ownImages, n.ownMemory, n.skew, n.shard, n.reduce, n.hidden}
+	return []vector{n.ownImages, n.ownMemory, n.skew, n.shard, n.reduce, n.hidden, n.busy, n.taken, n.whole}
 }
 
 func (n runNumbers) all() []vector {
@@ -155,6 +159,13 @@ func (r *run) Emit(e metrics.Event) {
 		set(r.n.shard, w.ShardSeconds, name)
 		set(r.n.reduce, w.ReduceSeconds, name)
 		set(r.n.hidden, w.ReduceHidden, name)
+		if g := w.GPU; g != nil {
+			set(r.n.taken, float64(g.UsedBytes), name)
+			set(r.n.whole, float64(g.TotalBytes), name)
+			if g.Busy != nil {
+				set(r.n.busy, *g.Busy, name)
+			}
+		}
 	case e.View != nil:
 		r.turn(*e.View, set)
 	}

@@ -104,7 +104,7 @@ func TestRealTensorBoardReadsEveryValueOnce(t *testing.T) {
 	s.add(metrics.Event{Kind: metrics.KindView, View: &metrics.View{Number: 1, Members: make([]metrics.ViewMember, 3)}})
 	s.step(10, 4.5)
 	s.step(20, 4.25)
-	s.add(metrics.Event{Kind: metrics.KindWorker, Worker: &metrics.Worker{Worker: 7, Name: "worker 2", Update: 20, ArrivalSkew: .25, MemoryBytes: 5 << 30}})
+	s.add(metrics.Event{Kind: metrics.KindWorker, Worker: &metrics.Worker{Worker: 7, Name: "worker 2", Update: 20, ArrivalSkew: .25, MemoryBytes: 5 << 30, GPU: &metrics.GPU{Busy: new(.75), UsedBytes: 6 << 30}}})
 	s.add(metrics.Event{Kind: metrics.KindEpoch, Epoch: &metrics.Epoch{Epoch: 1, Update: 20, Top1: 3, Top5: 12, Loss: 4.4}})
 	s.add(metrics.Event{Kind: metrics.KindValidation, Validation: &metrics.Validation{Epoch: 1, Update: 20, Top1: 5, Top5: 17.5, Loss: 4.1, Robust: &metrics.Robust{Top1: 1.5, CleanTop1: new(7.5)}}})
 	s.picture(20)
@@ -161,6 +161,8 @@ func TestRealTensorBoardReadsEveryValueOnce(t *testing.T) {
 		{"train", "data/top5_accuracy", [][2]float64{{20, 12}}},
 		{"train", "arrival_skew_seconds/worker 2", [][2]float64{{20, .25}, {40, .5}}},
 		{"train", "memory_bytes/worker 2", [][2]float64{{20, 5 << 30}, {40, 0}}},
+		{"train", "gpu_busy/worker 2", [][2]float64{{20, .75}}},
+		{"train", "gpu_memory_used_bytes/worker 2", [][2]float64{{20, 6 << 30}}},
 		{"train", "cluster/workers", [][2]float64{{0, 3}}},
 		{"train", "cluster/goodput", nil}, // after two reports nobody knows how long a step takes
 		{"val", "data/top1_accuracy", [][2]float64{{20, 5}, {40, 9}}},

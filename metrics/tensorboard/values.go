@@ -63,10 +63,17 @@ func (s *Sink) entries(e metrics.Event) ([]entry, error) {
 		if name == "" {
 			name = fmt.Sprintf("worker %d", w.Worker)
 		}
-		return []entry{{train, w.Update, fmt.Sprintf("worker-%d", w.Worker), []value{
+		out := []value{
 			scalar("memory_bytes/"+name, float64(w.MemoryBytes)), scalar("arrival_skew_seconds/"+name, w.ArrivalSkew), scalar("worker_images_per_second/"+name, w.ImagesPerSecond),
 			scalar("shard_seconds/"+name, w.ShardSeconds), scalar("reduce_seconds/"+name, w.ReduceSeconds), scalar("reduce_hidden/"+name, w.ReduceHidden),
-		}}}, nil
+		}
+		if g := w.GPU; g != nil {
+			out = append(out, scalar("gpu_memory_used_bytes/"+name, float64(g.UsedBytes)))
+			if g.Busy != nil {
+				out = append(out, scalar("gpu_busy/"+name, *g.Busy))
+			}
+		}
+		return []entry{{train, w.Update, fmt.Sprintf("worker-%d", w.Worker), out}}, nil
 	case e.View != nil:
 		var out []value
 		if n := len(e.View.Members); n > 0 {

@@ -27,15 +27,12 @@ int guard(char *err, F &&f) {
   try {
     f();
     return MP_OK;
-  } catch (const c10::OutOfMemoryError &e) {
-    say(err, e.what_without_backtrace());
-    return MP_OUT_OF_MEMORY;
   } catch (const c10::Error &e) {
     say(err, e.what_without_backtrace());
-    return std::strstr(e.what_without_backtrace(), "can't allocate memory") ? MP_OUT_OF_MEMORY : MP_FAILED;
+    return MP_FAILED;
   } catch (const std::bad_alloc &) {
     say(err, "out of memory");
-    return MP_OUT_OF_MEMORY;
+    return MP_FAILED;
   } catch (const std::exception &e) {
     say(err, e.what());
     return MP_FAILED;

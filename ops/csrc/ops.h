@@ -8,11 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../pixel/csrc/pixel.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { MP_OK = 0, MP_FAILED = 1, MP_OUT_OF_MEMORY = 2 };
+enum { MP_OK = 0, MP_FAILED = 1 };
 enum { MP_ERR = 1024 };
 
 typedef void *mp_tensor;
@@ -71,12 +73,16 @@ int mp_set_grad_enabled(int enabled);
 int mp_set_threads(int n, char *err);
 // Whether the CPU has instructions for bfloat16 that the library uses.
 int mp_cpu_bf16(int *yes, char *err);
-// Makes operations with undefined order of summation fail rather than differ between runs.
-int mp_set_deterministic(int on, char *err);
 
 // dlopens libtorch_cuda.so and our own CUDA library, then reports how many GPUs there are. Must come before the first
-// tensor operation of the process.
+// tensor operation of the process. Convolutions compute float32 as such and, as far as the library has a choice, in an order
+// that two runs share.
 int mp_open_cuda(const char *torch_cuda, const char *mp_cuda, int *gpus, char *err);
+// Makes a GPU the calling thread's, and waits for it: an error says that others have it.
+int mp_take_gpu(int gpu, char *err);
+// Where on the bus a GPU is, as text of at most MP_PLACE bytes.
+enum { MP_PLACE = 32 };
+int mp_gpu_place(int gpu, char *place, char *err);
 int mp_synchronize(int device, char *err);
 // GPU memory in bytes: allocated now, peak since the last reset, free on the device, total.
 int mp_cuda_memory(int gpu, int64_t out[4], char *err);
@@ -119,6 +125,12 @@ int mp_update(const mp_rule *rule, const mp_flats *flats, char *err);
 int mp_norm(mp_tensor grads, mp_tensor *norm, char *err);
 // Whether mp_update and mp_norm have a kernel for the device of t.
 int mp_update_kernel(mp_tensor t);
+
+// Whether our CUDA library makes images of records.
+int mp_gather_kernel(void);
+// mpp_gather on a GPU, into images (as *out says). records: uint8; orders: uint8, n times an index (int32), then n times an
+// mpp_warp, which the caller has given to mpp_check. All on one GPU.
+int mp_gather(mp_tensor records, mp_tensor orders, int64_t n, const mpp_out *out, mp_tensor images, char *err);
 
 // Our own convolution: y [N Co Ho Wo] (new) = x [N Ci H W] cross-correlated with w [Co Ci Kh Kw], plus b [Co] (may be
 // null), with a graph. MP_CONV_AUTO picks the implementation; the others are for comparisons: a composition of ATen

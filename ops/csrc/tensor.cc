@@ -1,5 +1,4 @@
 // Handles, views and copies between tensors and host memory.
-#include <ATen/Context.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -85,8 +84,4 @@ int mp_cpu_bf16(int *yes, char *err) {
     static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mkldnn::_is_mkldnn_bf16_supported", "").typed<bool()>();
     *yes = op.call();
   });
-}
-
-int mp_set_deterministic(int on, char *err) {
-  return mp::guard(err, [&] { at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false); });
 }

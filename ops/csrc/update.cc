@@ -5,11 +5,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/record_function.h>
 #include <c10/core/Stream.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-#include <dlfcn.h>
 
 #include <cmath>
 
+#include "cuda.h"
 #include "guard.h"
 
 namespace {
@@ -85,14 +84,6 @@ double host_norm(const float *g, int64_t length) {
   return std::sqrt(fold(lanes, mp::kChunkLanes));
 }
 
-// The launcher of that name in our CUDA library, null where it is not loaded.
-template <class F>
-F *launcher(const char *name) {
-  return reinterpret_cast<F *>(dlsym(RTLD_DEFAULT, name));
-}
-
-void *stream_of(const at::Tensor &x) { return c10::impl::VirtualGuardImpl(at::kCUDA).getStream(x.device()).native_handle(); }
-
 void launched(int error, const char *what) { TORCH_CHECK(error == 0, what, ": CUDA error ", error); }
 
 const float *floats(mp_tensor t, int64_t length, const at::Tensor &like, const char *what) {
@@ -115,7 +106,7 @@ const double *double_scalar(mp_tensor t, const at::Tensor &like) {
 }  // namespace
 
 int mp_update_kernel(mp_tensor weights) {
-  return !mp::tensor(weights).is_cuda() || launcher<decltype(mp_cuda_update)>("mp_cuda_update") != nullptr;
+  return !mp::tensor(weights).is_cuda() || mp::launcher<decltype(mp_cuda_update)>("mp_cuda_update") != nullptr;
 }
 
 int mp_update(const mp_rule *rule, const mp_flats *flats, char *err) {
@@ -134,7 +125,7 @@ int mp_update(const mp_rule *rule, const mp_flats *flats, char *err) {
     if (flats->average) u.average = writable(flats->average, n, weights, "average");
     const double *norm = flats->norm ? double_scalar(flats->norm, weights) : nullptr;
     if (weights.is_cuda()) {
-      launched(launcher<decltype(mp_cuda_update)>("mp_cuda_update")(rule, &u, norm, stream_of(weights)), "update");
+      launched(mp::launcher<decltype(mp_cuda_update)>("mp_cuda_update")(rule, &u, norm, weights.get_device(), mp::stream_of(weights)), "update");
       return;
     }
     const float factor = mp::gradient_factor(*rule, norm);
@@ -154,7 +145,7 @@ int mp_norm(mp_tensor grads, mp_tensor *norm, char *err) {
     at::Tensor out = at::empty({1}, g.options().dtype(at::kDouble));
     if (g.is_cuda()) {
       at::Tensor partial = at::empty({(n + mp::kNormChunk - 1) / mp::kNormChunk}, out.options());
-      launched(launcher<decltype(mp_cuda_norm)>("mp_cuda_norm")(data, n, partial.data_ptr<double>(), out.data_ptr<double>(), stream_of(g)), "norm");
+      launched(mp::launcher<decltype(mp_cuda_norm)>("mp_cuda_norm")(data, n, partial.data_ptr<double>(), out.data_ptr<double>(), g.get_device(), mp::stream_of(g)), "norm");
     } else {
       *out.data_ptr<double>() = host_norm(data, n);
     }

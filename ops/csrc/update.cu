@@ -63,8 +63,11 @@ unsigned blocks(int64_t items, int64_t each) { return static_cast<unsigned>((ite
 
 }  // namespace
 
-int mp_cuda_update(const mp_rule *rule, const mp::Update *u, const double *norm, void *stream) {
+// This library has a CUDA runtime of its own, which does not know what libtorch's takes for the current GPU.
+
+int mp_cuda_update(const mp_rule *rule, const mp::Update *u, const double *norm, int gpu, void *stream) {
   if (u->length == 0) return 0;
+  if (const cudaError_t failed = cudaSetDevice(gpu); failed != cudaSuccess) return failed;
   auto *s = static_cast<cudaStream_t>(stream);
   const unsigned grid = blocks(u->length, kThreads * kWide);
   if (rule->kind == MP_ADAMW) {
@@ -75,7 +78,8 @@ int mp_cuda_update(const mp_rule *rule, const mp::Update *u, const double *norm,
   return cudaGetLastError();
 }
 
-int mp_cuda_norm(const float *grads, int64_t length, double *partial, double *norm, void *stream) {
+int mp_cuda_norm(const float *grads, int64_t length, double *partial, double *norm, int gpu, void *stream) {
+  if (const cudaError_t failed = cudaSetDevice(gpu); failed != cudaSuccess) return failed;
   auto *s = static_cast<cudaStream_t>(stream);
   const int64_t chunks = blocks(length, mp::kNormChunk);
   if (chunks > 0) square_chunks<<<blocks(chunks, kThreads / mp::kNormLanes), kThreads, 0, s>>>(grads, length, partial, chunks);

@@ -68,8 +68,8 @@ constexpr int kChunkLanes = 256;
 
 }  // namespace mp
 
-// The launchers of update.cu, found by dlsym. stream is a cudaStream_t; a result other than 0 is a cudaError_t.
+// The launchers of update.cu, found by dlsym. stream is a cudaStream_t of that GPU; a result other than 0 is a cudaError_t.
 extern "C" {
-int mp_cuda_update(const mp_rule *rule, const mp::Update *u, const double *norm, void *stream);
-int mp_cuda_norm(const float *grads, int64_t length, double *partial, double *norm, void *stream);
+int mp_cuda_update(const mp_rule *rule, const mp::Update *u, const double *norm, int gpu, void *stream);
+int mp_cuda_norm(const float *grads, int64_t length, double *partial, double *norm, int gpu, void *stream);
 }

@@ -59,12 +59,21 @@ func (s OutSpec) ImageNet() OutSpec {
 // Bytes is the size of one image written.
 func (s OutSpec) Bytes() int { return s.Size * s.Size * 3 * s.DType.Bytes() }
 
-// c is the same for C. A value is (v - 255 Mean) * 1/(255 Std), both rounded to float32 once.
+// Factors are what a value v becomes (v - mean) * scale by: 255 Mean and 1/(255 Std), both rounded to float32 once.
+func (s OutSpec) Factors() (mean, scale [3]float32) {
+	for i := range 3 {
+		mean[i] = float32(float64(s.Mean[i]) * 255)
+		scale[i] = float32(1 / (float64(s.Std[i]) * 255))
+	}
+	return mean, scale
+}
+
+// c is the same for C.
 func (s OutSpec) c() C.mpp_out {
 	out := C.mpp_out{size: C.int32_t(s.Size), dtype: C.int32_t(s.DType), layout: C.int32_t(s.Layout)}
+	mean, scale := s.Factors()
 	for i := range 3 {
-		out.mean[i] = C.float(float64(s.Mean[i]) * 255)
-		out.scale[i] = C.float(1 / (float64(s.Std[i]) * 255))
+		out.mean[i], out.scale[i] = C.float(mean[i]), C.float(scale[i])
 	}
 	return out
 }
@@ -89,6 +98,19 @@ func Gather(dst, records []byte, index []int32, warps []Warp, spec OutSpec) erro
 	status := C.mpp_gather((*C.uint8_t)(unsafe.SliceData(records)), C.int64_t(len(records)/RecordBytes),
 		(*C.int32_t)(unsafe.SliceData(index)), (*C.mpp_warp)(unsafe.Pointer(unsafe.SliceData(warps))), C.int64_t(len(index)),
 		&out, unsafe.Pointer(unsafe.SliceData(dst)), why.buffer())
+	runtime.KeepAlive(warps)
+	return why.check("gather", status)
+}
+
+// Check says whether Gather can do this with so many records: for whoever does it elsewhere, on a GPU.
+func Check(records int, index []int32, warps []Warp, spec OutSpec) error {
+	if len(index) != len(warps) {
+		return fmt.Errorf("gather: %w: %d images but %d warps", ErrArgument, len(index), len(warps))
+	}
+	var why message
+	out := spec.c()
+	status := C.mpp_check(C.int64_t(records), (*C.int32_t)(unsafe.SliceData(index)), (*C.mpp_warp)(unsafe.Pointer(unsafe.SliceData(warps))),
+		C.int64_t(len(index)), &out, why.buffer())
 	runtime.KeepAlive(warps)
 	return why.check("gather", status)
 }

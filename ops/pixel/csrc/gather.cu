@@ -91,11 +91,10 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 }  // namespace mpp
 
-// mpp_gather on the GPU: records, index, warps and dst are device memory, out is not. It only launches on the stream (a
-// cudaStream_t); the caller has checked index and warps with mpp_check.
-extern "C" int mpp_cuda_gather(const uint8_t *records, const int32_t *index, const mpp_warp *warps, int64_t n,
-                               const mpp_out *out, void *dst, void *stream, char *error) {
+int mpp_cuda_gather(const uint8_t *records, const int32_t *index, const mpp_warp *warps, int64_t n, const mpp_out *out,
+                    void *dst, int gpu, void *stream, char *error) {
   if (n == 0) return MPP_OK;
+  const cudaError_t taken = cudaSetDevice(gpu);  // this library's own CUDA runtime does not know which is libtorch's current one
   const dim3 grid(static_cast<unsigned>(n), mpp::kBlocks);
   auto *s = static_cast<cudaStream_t>(stream);
   if (out->dtype == MPP_BF16) {
@@ -103,7 +102,7 @@ extern "C" int mpp_cuda_gather(const uint8_t *records, const int32_t *index, con
   } else {
     mpp::gather_kernel<<<grid, mpp::kThreads, 0, s>>>(records, index, warps, *out, static_cast<float *>(dst));
   }
-  const cudaError_t failed = cudaGetLastError();
+  const cudaError_t failed = taken == cudaSuccess ? cudaGetLastError() : taken;
   if (failed == cudaSuccess) return MPP_OK;
   std::snprintf(error, MPP_ERROR_BYTES, "launch gather: %s", cudaGetErrorString(failed));
   return failed == cudaErrorMemoryAllocation ? MPP_MEMORY : MPP_ARGUMENT;

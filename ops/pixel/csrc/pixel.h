@@ -80,6 +80,11 @@ int mpp_gather(const uint8_t *records, int64_t count, const int32_t *index, cons
 int mpp_gather_u8(const uint8_t *records, int64_t count, const int32_t *index, const mpp_warp *warps, int64_t n,
                   const mpp_out *out, uint8_t *dst, char *error);
 
+// mpp_gather on a GPU: records, index, warps and dst are its memory, out is not. It only launches, on the stream (a
+// cudaStream_t) of that GPU; the caller has checked index and warps with mpp_check. In our CUDA library, found by dlsym.
+int mpp_cuda_gather(const uint8_t *records, const int32_t *index, const mpp_warp *warps, int64_t n, const mpp_out *out,
+                    void *dst, int gpu, void *stream, char *error);
+
 // Resizes an RGB image as OpenCV's resize does: nearest (its INTER_NEAREST_EXACT), bilinear or bicubic (a = -0.75), pixel
 // centres at halves, no smoothing before. rgb: new_height x new_width x 3.
 int mpp_resize(const uint8_t *from, int32_t width, int32_t height, int32_t interpolation, uint8_t *rgb,
