@@ -121,11 +121,11 @@ func drillClock(ctx context.Context, r *rehearsal) error {
 		r.within(what+"longest time without a step", r.longestPause(at), 2*time.Second)
 		var said []string
 		for _, e := range r.since(before) {
-			if e.Warning || e.Topic == "view" || e.Topic == "leader" {
+			if isWarning(e) || e.Topic == "leader" || e.Topic == "join" {
 				said = append(said, e.Text)
 			}
 		}
-		r.check(len(said) == 0, what+"warnings and views", strings.Join(said, "; "), "none")
+		r.check(len(said) == 0, what+"warnings, leaders and joiners", strings.Join(said, "; "), "none")
 	}
 	return nil
 }

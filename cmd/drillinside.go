@@ -42,7 +42,8 @@ func drillFault(kind worker.FaultKind, message, advice string) func(context.Cont
 			return err
 		}
 		text := r.eventsSince(began, isWarning)[0].Text
-		r.within("longest time without a step", r.longestPause(began), 3*time.Second)
+		r.measured(0, r.longestPause(began))
+		r.within("longest time without a step", r.longestPause(began), 5*time.Second)
 		r.check(strings.Contains(text, message), "the root cause", text, "has "+message)
 		r.check(strings.Contains(text, victim.name), "it names", text, victim.name)
 		select {

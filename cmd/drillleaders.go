@@ -47,6 +47,7 @@ func drillLeader(ctx context.Context, r *rehearsal) error {
 	if err := r.untilUpdate(ctx, before+1); err != nil {
 		return err
 	}
+	r.measured(took, r.longestPause(at))
 	r.within("longest time without a recorded step", r.longestPause(at), 4*time.Second)
 	lost := r.eventsSince(at, func(e *mppb.Event) bool { return e.Warning && e.Topic == "leave" })
 	r.check(len(lost) == 0, "workers lost with the leader", fmt.Sprint(len(lost)), "0")
@@ -171,6 +172,7 @@ func (r *rehearsal) withoutLeader(ctx context.Context, old *node, away, back fun
 	if err != nil {
 		return err
 	}
+	r.measured(took, r.longestPause(at))
 	r.within("longest time without a recorded step", r.longestPause(at), 5*time.Second)
 	if err := r.more(ctx, 5); err != nil {
 		return err

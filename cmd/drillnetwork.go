@@ -45,6 +45,10 @@ func (r *rehearsal) endures(ctx context.Context, n uint64, heal func()) error {
 	at, stood := time.Now(), r.now().GetUpdate()
 	err := r.until(ctx, 90*time.Second, count(int(n), "step", "steps"), func() bool { return r.now().GetUpdate() >= stood+n })
 	r.within("longest time without a step meanwhile", max(r.longestPause(at), time.Since(r.lastCommit(at))), nobodyHangs)
+	if told := r.eventsSince(at, isWarning); len(told) > 0 {
+		noticed := time.Unix(0, told[0].Time)
+		r.measured(noticed.Sub(at), noticed.Sub(at)+r.nextCommit(noticed))
+	}
 	views := r.eventsSince(at, func(e *mppb.Event) bool { return e.Topic == "view" && e.RecoverSeconds == 0 })
 	for _, e := range views {
 		fmt.Fprintf(r.out, "  view %d at update %d: %s\n", e.View, e.Update, e.Text)

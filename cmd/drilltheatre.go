@@ -150,6 +150,11 @@ func (r *rehearsal) check(held bool, what, got, want string) {
 	r.verdict.Checks = append(r.verdict.Checks, drillCheck{what, got, want, held})
 }
 
+// measured notes how soon a fault was noticed and how soon the next step followed, where that is more than before.
+func (r *rehearsal) measured(noticed, next time.Duration) {
+	r.verdict.Detect, r.verdict.Recover = max(r.verdict.Detect, noticed.Seconds()), max(r.verdict.Recover, next.Seconds())
+}
+
 // within notes a time that must not be longer than a limit. 0 stands for never.
 func (r *rehearsal) within(what string, got, limit time.Duration) {
 	text := span(got)
@@ -159,8 +164,13 @@ func (r *rehearsal) within(what string, got, limit time.Duration) {
 	r.check(got > 0 && got <= limit, what, text, "at most "+span(limit))
 }
 
+// drillWithin bounds a drill: one that has come to a standstill says so, and the next one follows.
+const drillWithin = 15 * time.Minute
+
 // rehearse runs one drill.
 func (t *theatre) rehearse(ctx context.Context, d drill) drilled {
+	ctx, cancel := context.WithTimeout(ctx, drillWithin)
+	defer cancel()
 	began := time.Now()
 	v := drilled{}
 	r, err := t.stage(ctx, d)
@@ -183,9 +193,29 @@ func (t *theatre) rehearse(ctx context.Context, d drill) drilled {
 	return v
 }
 
+// possible says why this process cannot make the hosts and disks of a drill, before anything is trained for it.
+func (d drill) possible(dir string) error {
+	if d.hosts {
+		h, err := newHosts(0)
+		if err != nil {
+			return err
+		}
+		h.close()
+	}
+	if d.small == "" {
+		return nil
+	}
+	var probe fleet
+	defer probe.unmount()
+	return probe.smallDisk(filepath.Join(dir, "probe"))
+}
+
 func (t *theatre) stage(ctx context.Context, d drill) (*rehearsal, error) {
 	dir, err := os.MkdirTemp(t.dir, d.name+"-")
 	if err != nil {
+		return nil, err
+	}
+	if err := d.possible(dir); err != nil {
 		return nil, err
 	}
 	c := fleetConfig{program: t.program, dir: dir, data: t.data, coordinators: max(d.coordinators, 1), minWorkers: d.minWorkers, failAfter: t.failAfter,

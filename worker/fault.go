@@ -11,9 +11,9 @@ import (
 	"mp/ops"
 )
 
-// Fault is a failure that a worker makes itself, once, in the first shard of an update: the only door for faults that cannot be
-// had from outside a process. It is for drills; what follows from it is what follows from the real error, which arrives at
-// the same place.
+// Fault is a failure that a worker makes itself, once, in a step, whether it has shards or not: the only door for faults that
+// cannot be had from outside a process. It is for drills; what follows from it is what follows from the real error, which a
+// step ends with in the same way.
 type Fault struct {
 	Kind   FaultKind
 	Update int // updates done before

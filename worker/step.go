@@ -26,6 +26,9 @@ func (v *visit) step(ctx context.Context) (tally, error) {
 	if err := v.supply(); err != nil {
 		return tally{}, err
 	}
+	if err := v.injected.strike(r.device, r.at.Done); err != nil {
+		return tally{}, advise(err)
+	}
 	var last *data.Batch // its backward pass overlaps with the sum
 	for missing := v.feed.missing(); len(missing) > 0; missing = missing[1:] {
 		b, err := v.next(ctx)
@@ -59,11 +62,7 @@ func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error 
 	}
 	v.phase(mppb.Phase_COMPUTING)
 	began := time.Now()
-	err := v.injected.strike(v.replica.device, v.replica.at.Done)
-	if err == nil {
-		err = v.replica.shard(ctx, b, ready)
-	}
-	if err != nil {
+	if err := v.replica.shard(ctx, b, ready); err != nil {
 		return fmt.Errorf("shard %d: %w", b.Shard, advise(err))
 	}
 	v.pace.shard.add(time.Since(began))

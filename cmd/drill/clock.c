@@ -59,17 +59,26 @@ time_t time(time_t *out) {
 static struct {
   Elf64_Ehdr header;
   Elf64_Phdr segments[2];
-  Elf64_Dyn dynamic[4];
+  Elf64_Dyn dynamic[6];
   Elf64_Sym symbols[3];
   uint32_t hash[2 + 1 + 3]; // one bucket: 1 -> 2 -> end
+  Elf64_Verdef version;     // LINUX_2.6, the one that Go looks for
+  Elf64_Verdaux version_name;
+  Elf64_Half versions[3];   // of the symbols
   char names[64];
 } image;
 
-static void symbol(int i, const char *name, void *function) {
+static size_t name(const char *word) {
   static size_t used = 1;
-  strcpy(image.names + used, name);
-  image.symbols[i] = (Elf64_Sym){.st_name = used, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 1, .st_value = (uintptr_t)function - (uintptr_t)&image};
-  used += strlen(name) + 1;
+  size_t at = used;
+  strcpy(image.names + at, word);
+  used += strlen(word) + 1;
+  return at;
+}
+
+static void symbol(int i, const char *word, void *function) {
+  image.symbols[i] = (Elf64_Sym){.st_name = name(word), .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC), .st_shndx = 1, .st_value = (uintptr_t)function - (uintptr_t)&image};
+  image.versions[i] = 2;
 }
 
 __attribute__((constructor)) static void begin(int argc, char **argv, char **environment) {
@@ -87,6 +96,10 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
   image.dynamic[0].d_tag = DT_STRTAB, image.dynamic[0].d_un.d_val = AT(names);
   image.dynamic[1].d_tag = DT_SYMTAB, image.dynamic[1].d_un.d_val = AT(symbols);
   image.dynamic[2].d_tag = DT_HASH, image.dynamic[2].d_un.d_val = AT(hash);
+  image.dynamic[3].d_tag = DT_VERSYM, image.dynamic[3].d_un.d_val = AT(versions);
+  image.dynamic[4].d_tag = DT_VERDEF, image.dynamic[4].d_un.d_val = AT(version);
+  image.version = (Elf64_Verdef){.vd_version = 1, .vd_ndx = 2, .vd_cnt = 1, .vd_hash = 0x3ae75f6, .vd_aux = sizeof image.version};
+  image.version_name.vda_name = name("LINUX_2.6");
   image.hash[0] = 1, image.hash[1] = 3, image.hash[2] = 1, image.hash[4] = 2;
   symbol(1, "__vdso_clock_gettime", vdso_clock_gettime);
   symbol(2, "__vdso_gettimeofday", vdso_gettimeofday);
