@@ -252,7 +252,7 @@ func TestManualPages(t *testing.T) {
 // The words of failures that the page explains are those that the program says.
 func TestFailureWordsAreSaid(t *testing.T) {
 	var source strings.Builder
-	for _, pattern := range []string{"*.go", "../coordinator/*.go", "../coordinator/membership/*.go", "../worker/*.go", "../mppb/*.go"} {
+	for _, pattern := range []string{"*.go", "../coordinator/*.go", "../coordinator/membership/*.go", "../worker/*.go", "../mppb/*.go", "../ops/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			t.Fatal(pattern, err)

@@ -235,7 +235,11 @@ func (k *Cluster) Folder(i int) string { return filepath.Join(k.dir, k.nodes[i].
 func (k *Cluster) LoseCoordinator(i int) {
 	k.t.Helper()
 	k.KillCoordinator(i)
-	if err := os.RemoveAll(k.Folder(i)); err != nil {
+	err := os.RemoveAll(k.Folder(i))
+	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); err = os.RemoveAll(k.Folder(i)) {
+		time.Sleep(time.Millisecond) // a call that was being answered may still lay a file down: the crash is within this process
+	}
+	if err != nil {
 		k.t.Fatal(err)
 	}
 }
