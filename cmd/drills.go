@@ -29,7 +29,7 @@ func drills() []drill {
 		{number: 3, name: "stop", what: "SIGSTOP to a worker, later SIGCONT", run: drillStop},
 		{number: 4, name: "segv", what: "a worker crashes (SIGSEGV) and is started again", run: hit(syscall.SIGSEGV, 1)},
 		{number: 5, name: "memory", what: "a worker's device has no memory for a step: the allocator's own error, after it was asked for 64 TiB",
-			run: drillFault(worker.FaultMemory, "can't allocate memory", "raise --shards or lower --batch-size")},
+			run: drillFault(worker.FaultMemory, "can't allocate memory", "lower --batch-size, raise --shards")},
 		{number: 5, name: "device", what: "a worker gets the error of a GPU after a bad access; no GPU is asked, the text is made up",
 			run: drillFault(worker.FaultDevice, "illegal memory access", "")},
 		{number: 6, name: "exception", what: "libtorch throws an exception in a worker's step", run: drillFault(worker.FaultException, "matmul [2 3] x [2 3]", "")},

@@ -50,7 +50,7 @@ func (c *counts) read() (faults map[string]uint64, changes uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	faults = map[string]uint64{}
-	for _, cause := range []membership.Cause{membership.Vanished, membership.Silent, membership.Stuck, membership.Accused, membership.Absent} {
+	for _, cause := range []membership.Cause{membership.Vanished, membership.Failed, membership.Silent, membership.Stuck, membership.Accused, membership.Absent} {
 		faults[string(cause)] = 0 // a rate wants to have seen zero
 	}
 	maps.Copy(faults, c.faults)

@@ -42,7 +42,7 @@ func TestFactsFollowTheCluster(t *testing.T) {
 		if n == first {
 			want = 1
 		}
-		if got := n.Facts().Failures; got["vanished"] != want && !c.starved() || len(got) != 5 {
+		if got := n.Facts().Failures; got["vanished"] != want && !c.starved() || len(got) != 6 {
 			t.Errorf("node %s counts failures %v, want %d that vanished and a number for each cause", n.cfg.ID, got, want)
 		}
 	}

@@ -202,7 +202,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		case err := <-computed:
 			computed <- err
 			if err != nil && ctx.Err() == nil {
-				n.confess(ctx, s, err)
+				within, cancel := context.WithTimeout(ctx, lastMoment)
+				s.confess(within, err)
+				cancel()
 				return fmt.Errorf("run worker %s: %w", n.c.Name, err)
 			}
 			return ctx.Err()
@@ -244,16 +246,6 @@ func (n *Node) left(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	return fmt.Errorf("belong to the cluster: %w", err)
-}
-
-// confess tells the coordinator that this worker is at fault, before its session ends.
-func (n *Node) confess(ctx context.Context, s *session, err error) {
-	s.post(func(st *mppb.Status) {
-		st.Fault = &mppb.Fault{View: st.View, Suspect: s.me(), Kind: "local", Text: err.Error()}
-	})
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	s.flush(ctx)
 }
 
 func (n *Node) hello(d *door) *mppb.Hello {

@@ -23,6 +23,9 @@ import (
 // errFenced ends one session of several: the worker was taken out of the cluster and may come again.
 var errFenced = errors.New("taken out of the cluster")
 
+// errFailed ends the session of a worker that has failed and said so.
+var errFailed = errors.New("this worker has failed")
+
 // errFinished is the word that nothing is left to do.
 var errFinished = errors.New("nothing is left to do")
 
@@ -40,8 +43,6 @@ type session struct {
 	mu        sync.Mutex // guards what follows
 	status    *mppb.Status
 	posted    uint64                       // changes of status
-	sent      uint64                       // of these, known to the coordinator's side of the stream
-	written   chan struct{}                // closed and replaced when sent grows
 	history   map[uint32]*mppb.LedgerEntry // of the job
 	base      uint64                       // updates done when the view began
 	identity  uint64                       // 0: none yet
@@ -51,12 +52,13 @@ type session struct {
 	welcome   *mppb.Welcome                // of the last session
 	lost      time.Time                    // when the last session broke; zero: one is open
 	connected chan struct{}                // closed while a session is open
+	failed    bool                         // the status is the last one
 }
 
 func newSession(client *mppb.Client, hello *mppb.Hello, log *slog.Logger) *session {
 	return &session{
 		client: client, hello: hello, log: log, views: make(chan order, 1), wake: make(chan struct{}, 1),
-		status: &mppb.Status{Phase: mppb.Phase_READY}, written: make(chan struct{}), history: map[uint32]*mppb.LedgerEntry{},
+		status: &mppb.Status{Phase: mppb.Phase_READY}, history: map[uint32]*mppb.LedgerEntry{},
 		lost: time.Now(), connected: make(chan struct{}),
 	}
 }
@@ -132,20 +134,22 @@ func (s *session) steady(ctx context.Context) error {
 	}
 }
 
-// flush waits until the coordinator was sent all that was posted, a session is broken, or ctx ends.
-func (s *session) flush(ctx context.Context) {
+// confess tells the coordinator that this worker has failed, and why, as its last words: run ends once they are heard. It waits
+// for that, or until ctx ends.
+func (s *session) confess(ctx context.Context, why error) {
 	s.mu.Lock()
-	want := s.posted
+	s.failed = true
+	me := s.identity
 	s.mu.Unlock()
+	s.post(func(st *mppb.Status) {
+		st.Fault = &mppb.Fault{View: st.View, Suspect: me, Kind: "local", Text: why.Error()}
+	})
 	for {
-		s.mu.Lock()
-		done, written := s.sent >= want || !s.lost.IsZero(), s.written
-		s.mu.Unlock()
-		if done {
-			return
-		}
 		select {
-		case <-written:
+		case _, open := <-s.views:
+			if !open {
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -174,7 +178,7 @@ func passing(err error) error {
 	case codes.OK, codes.Unavailable, codes.Unimplemented, codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated:
 		return err
 	}
-	for _, final := range []error{errFenced, errFinished, ErrDrained, ErrRefused} {
+	for _, final := range []error{errFenced, errFailed, errFinished, ErrDrained, ErrRefused} {
 		if errors.Is(err, final) {
 			return err
 		}
@@ -220,9 +224,11 @@ func (s *session) attend(ctx context.Context, conn grpc.ClientConnInterface) err
 			}
 		}
 	}()
-	err = s.speak(stream, ended)
-	if err == nil {
+	switch err = s.speak(stream, ended); err {
+	case nil:
 		return <-ended
+	case errFailed:
+		return err
 	}
 	cancel()
 	if heard := <-ended; status.Code(heard) != codes.Canceled { // it knows better why the stream broke
@@ -276,29 +282,26 @@ func (s *session) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lost, s.connected = time.Now(), make(chan struct{})
-	s.tellWritten()
 }
 
-func (s *session) tellWritten() {
-	close(s.written)
-	s.written = make(chan struct{})
-}
-
-// speak sends the status at every change and at least once a heartbeat, until the stream breaks (the error of sending) or
-// nothing more is heard (nil).
+// speak sends the status at every change and at least once a heartbeat, until the stream breaks (the error of sending), nothing
+// more is heard (nil), or a failure has been confessed (errFailed).
 func (s *session) speak(stream mppb.Control_SessionClient, ended chan error) error {
 	beat := s.beats()
 	every := time.NewTicker(beat)
 	defer every.Stop()
 	for first := true; ; first = false {
-		text, number := s.compose(first)
+		text, last := s.compose(first)
 		if err := stream.Send(text); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		s.sent = number
-		s.tellWritten()
-		s.mu.Unlock()
+		if last { // the coordinator's end of the stream answers this one, so all before is heard
+			if err := stream.CloseSend(); err != nil {
+				return err
+			}
+			ended <- <-ended
+			return errFailed
+		}
 		if now := s.beats(); now != beat { // a view said how often
 			beat = now
 			every.Reset(beat)
@@ -324,7 +327,7 @@ func (s *session) beats() time.Duration {
 const maxLedger = 1000
 
 // compose is the status as it is now. The first of a session says all that is known of the ledger.
-func (s *session) compose(first bool) (*mppb.FromWorker, uint64) {
+func (s *session) compose(first bool) (text *mppb.FromWorker, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := proto.CloneOf(s.status)
@@ -333,7 +336,7 @@ func (s *session) compose(first bool) (*mppb.FromWorker, uint64) {
 		out.Ledger = slices.SortedFunc(maps.Values(s.history), func(a, b *mppb.LedgerEntry) int { return cmp.Compare(b.Epoch, a.Epoch) })
 		out.Ledger = out.Ledger[:min(len(out.Ledger), maxLedger)]
 	}
-	return &mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: out}}, s.posted
+	return &mppb.FromWorker{Message: &mppb.FromWorker_Status{Status: out}}, s.failed && out.Fault.GetKind() == "local"
 }
 
 // hear acts on a message of the coordinator; an error ends the session.

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"runtime"
@@ -161,6 +162,42 @@ func TestRefusalsEndASession(t *testing.T) {
 				t.Error("the engine is not told")
 			}
 		})
+	}
+}
+
+// A worker whose step has failed says so before it goes: the others know who and why at once.
+func TestAFailureIsConfessed(t *testing.T) {
+	heard := make(chan *mppb.Fault, 1)
+	s, ended := belong(t, func(o *call) error {
+		if err := o.welcome(5); err != nil {
+			return err
+		}
+		status, err := o.until(func(st *mppb.Status) bool { return st.GetFault() != nil })
+		heard <- status.GetFault()
+		if err == nil {
+			_, err = o.Recv()
+		}
+		if err != io.EOF {
+			t.Errorf("after its last words: %v, want the end of the stream", err)
+		}
+		return err
+	})
+	poll(t, s.belongs)
+	confessed := make(chan struct{})
+	go func() {
+		defer close(confessed)
+		s.confess(t.Context(), errors.New("shard 3: no memory"))
+	}()
+	select {
+	case <-confessed:
+	case <-time.After(time.Minute):
+		t.Fatal("it does not get to the end of its words")
+	}
+	if f := <-heard; f.GetSuspect() != 5 || f.GetKind() != "local" || f.GetText() != "shard 3: no memory" {
+		t.Errorf("the coordinator hears %v", f)
+	}
+	if err := end(t, ended); !errors.Is(err, errFailed) {
+		t.Errorf("the session ends with %v", err)
 	}
 }
 

@@ -222,6 +222,8 @@ func (c Cause) verb() string {
 	switch c {
 	case Vanished:
 		return "vanished"
+	case Failed:
+		return "failed"
 	case Silent:
 		return "fell silent"
 	case Stuck:
@@ -243,6 +245,8 @@ func (c Cause) advice(w *Worker) string {
 	switch c {
 	case Vanished:
 		return "see the end of its output and the kernel's log on host " + w.Hello.Host + " (out of memory? killed?)"
+	case Failed:
+		return "its output on host " + w.Hello.Host + " ends with the same; start it again once that is mended"
 	case Silent:
 		return "look whether host " + w.Hello.Host + " is up, overloaded or cut off; the process may have been stopped"
 	case Stuck:

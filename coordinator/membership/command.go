@@ -59,6 +59,7 @@ type Cause string
 // The causes. A fault is told as a warning, names the view after it, and counts towards quarantine.
 const (
 	Vanished Cause = "vanished" // its session broke: fault
+	Failed   Cause = "failed"   // it said what went wrong, and its session ended: fault
 	Silent   Cause = "silent"   // no sign of life for FailAfter: fault
 	Stuck    Cause = "stuck"    // alive, but others waited for it too long: fault
 	Accused  Cause = "accused"  // broke the view again and again: fault

@@ -62,6 +62,9 @@ type Fault struct {
 	Text    string
 }
 
+// kindLocal is a Fault's in which a worker names itself: it ends.
+const kindLocal = "local"
+
 // Leader is what only the leading coordinator knows. Make a new one each time a node becomes leader, after it has applied
 // everything in its log; drop it when the node is leader no more. Not safe for concurrent use, and no method blocks. `now` is
 // one monotonic clock of this process, in every call the same or later.
@@ -212,7 +215,8 @@ func (l *Leader) Arrive(now time.Duration, s *State, h Hello) Arrival {
 		}
 		leave := &Leave{Worker: w.ID, Cause: Absent, Text: fmt.Sprintf("process %d has its device now", h.PID)}
 		if p.gone != "" {
-			leave.Cause, leave.Text, leave.DetectSeconds = Vanished, p.gone, (now - p.goneAt).Seconds()
+			leave.Cause, leave.Text = p.end(w.ID)
+			leave.DetectSeconds = (now - p.goneAt).Seconds()
 		}
 		l.failed(now, w, leave.Cause)
 		return Arrival{Commands: []Command{{Leave: leave}, join}}
@@ -340,6 +344,14 @@ func (l *Leader) Disconnected(now time.Duration, worker, session uint64, reason 
 	}
 	l.ended++
 	p.connected, p.gone, p.goneAt, p.order = false, reason, now, l.ended
+}
+
+// end is why worker id's session ended: by its own last words, where it blamed itself.
+func (p *peer) end(id uint64) (Cause, string) {
+	if f := p.st.Fault; f != nil && f.Suspect == id && f.Kind == kindLocal {
+		return Failed, f.Text
+	}
+	return Vanished, p.gone
 }
 
 // NextDeadline is when to call Decide at the latest although nothing was heard.

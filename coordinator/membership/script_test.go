@@ -123,6 +123,14 @@ func (s *stage) do(args []string) error {
 			s.leader.Disconnected(s.now, a.id, a.session, "connection reset")
 		}
 		s.settle()
+	case "fail": // NAME TEXT...: its step fails; it says why, and ends
+		a := s.actor(words[0])
+		st := a.st
+		st.Fault = &Fault{View: st.View, Suspect: a.id, Kind: kindLocal, Text: strings.Join(words[1:], " ")}
+		s.leader.Heard(s.now, a.id, st)
+		a.alive = false
+		s.leader.Disconnected(s.now, a.id, a.session, "connection reset")
+		s.settle()
 	case "stop": // NAME: it says nothing any more, and hears nothing
 		s.actor(words[0]).stopped = true
 	case "continue":

@@ -108,7 +108,8 @@ func (l *Leader) verdict(now time.Duration, w *Worker, p *peer, s *State) going 
 	quiet := now - p.heard
 	switch {
 	case !p.connected && p.gone != "":
-		return going{p.goneAt, p.order, &Leave{Cause: Vanished, Text: p.gone, DetectSeconds: max(0, (p.goneAt - p.heard).Seconds())}}
+		cause, text := p.end(w.ID)
+		return going{p.goneAt, p.order, &Leave{Cause: cause, Text: text, DetectSeconds: max(0, (p.goneAt - p.heard).Seconds())}}
 	case !p.connected && quiet > t.Grace:
 		return going{now, 0, &Leave{Cause: Absent, Text: "not heard for " + seconds(quiet.Seconds()) + " since this coordinator leads or let it in"}}
 	case !p.connected && quiet > t.Election && len(l.accused[w.ID]) > 0:
