@@ -106,11 +106,8 @@ func drillClock(ctx context.Context, r *rehearsal) error {
 			return err
 		}
 		read := jump.clock.readings()
-		pause := time.NewTimer(3 * r.failAfter)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := rest(ctx, 3*r.failAfter); err != nil {
+			return err
 		}
 		if err := r.more(ctx, 5); err != nil {
 			return err

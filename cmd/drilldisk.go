@@ -77,11 +77,8 @@ func drillLogDisk(ctx context.Context, r *rehearsal) error {
 		return errors.Join(err, free())
 	}
 	r.check(true, "the coordinator says", saysFull(log), "that there is no space")
-	pause := time.NewTimer(3 * r.failAfter)
-	select {
-	case <-pause.C:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := rest(ctx, 3*r.failAfter); err != nil {
+		return err
 	}
 	alive := len(r.running())
 	r.check(alive == 2, "workers that live meanwhile", fmt.Sprint(alive), "2")

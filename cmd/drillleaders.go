@@ -76,11 +76,8 @@ func drillCoordinators(ctx context.Context, r *rehearsal) error {
 
 	stood := r.now().GetUpdate()
 	followers[1].signal(syscall.SIGKILL)
-	pause := time.NewTimer(3 * r.failAfter)
-	select {
-	case <-pause.C:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := rest(ctx, 3*r.failAfter); err != nil {
+		return err
 	}
 	alive := len(r.running())
 	r.check(alive == 2, "two of three gone: workers that live", fmt.Sprint(alive), "2")
@@ -224,11 +221,8 @@ func drillNATS(ctx context.Context, r *rehearsal) error {
 	}
 	at := time.Now()
 	r.server.kill()
-	pause := time.NewTimer(10 * time.Second)
-	select {
-	case <-pause.C:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := rest(ctx, 10*time.Second); err != nil {
+		return err
 	}
 	r.within("without NATS: longest time without a step", r.longestPause(at), 2*time.Second)
 	if err := r.server.startNode(r.server.nodes[0]); err != nil {

@@ -297,11 +297,8 @@ func (b *bath) inject(ctx context.Context) error {
 	}
 	b.injected[kind]++
 	if kind == faultStop {
-		pause := time.NewTimer(3 * b.failAfter)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := rest(ctx, 3*b.failAfter); err != nil {
+			return err
 		}
 	}
 	err := b.until(ctx, time.Minute, "a step after "+kind, func() bool {

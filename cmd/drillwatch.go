@@ -175,3 +175,13 @@ func (f *fleet) untilEnd(ctx context.Context, limit time.Duration) (*mppb.Job, e
 	}
 	return j, err
 }
+
+// rest waits for d, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

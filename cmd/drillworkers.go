@@ -31,11 +31,8 @@ func drillMoments(ctx context.Context, r *rehearsal) error {
 		if !goesOn(r.now().GetState()) {
 			return fmt.Errorf("the job ended after %d of %d deaths: it is too short for this machine", i, times)
 		}
-		pause := time.NewTimer(time.Duration(r.random.IntN(400)) * time.Millisecond) // anywhere in a step or two
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := rest(ctx, time.Duration(r.random.IntN(400))*time.Millisecond); err != nil { // anywhere in a step or two
+			return err
 		}
 		if err := r.revive(1 + i%workers); err != nil {
 			return err
@@ -236,11 +233,8 @@ func drillChurn(ctx context.Context, r *rehearsal) error {
 	at := time.Now()
 	kills, starts := 0, 2
 	for time.Since(at) < 40*time.Second && goesOn(r.now().GetState()) {
-		pause := time.NewTimer(500*time.Millisecond + time.Duration(r.random.IntN(1500))*time.Millisecond)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := rest(ctx, 500*time.Millisecond+time.Duration(r.random.IntN(1500))*time.Millisecond); err != nil {
+			return err
 		}
 		number := 1 + r.random.IntN(workers)
 		p := r.workers[workerName(number)]

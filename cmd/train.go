@@ -110,6 +110,7 @@ type run struct {
 	directory string // of the run that goes on; empty: a new one
 	fresh     bool   // its directory was made by this call
 	monitor   *monitor
+	copying   copying // of the checkpoints, elsewhere
 }
 
 // resolveRun finds what to train: the flags over, where --resume names a run of ours, that run's own job. Fetch makes a
@@ -171,6 +172,9 @@ func train(ctx context.Context, e *env, r run) error {
 	defer valPack.Close()
 	if r.dryRun {
 		return dryRun(ctx, e, r.spec, trainPack, valPack)
+	}
+	if r.copying, err = newCopying(e, r.copies); err != nil {
+		return err
 	}
 	if err := r.canBegin(ctx, trainPack, valPack); err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 // A run that cannot begin ends with 64, one line that says why, and leaves nothing behind.
 func TestRunsThatCannotBegin(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	dir := t.TempDir()
 	images, runs, cut := filepath.Join(dir, "images"), filepath.Join(dir, "runs"), filepath.Join(dir, "cut.pth")
 	if code := Main([]string{"data", "synth", images, "--classes", "2", "--train-images", "8", "--val-images", "4", "-q"}, io.Discard, io.Discard); code != exitDone {
@@ -33,6 +34,7 @@ func TestRunsThatCannotBegin(t *testing.T) {
 		{"weights cut short", "cut.pth", append(train, "--init", cut)},
 		{"resume from nowhere", "there is no such run", append(train, "--resume", filepath.Join(dir, "nowhere"))},
 		{"resume of another model", "give --model simplenet", append(train, "--model", "scenenet", "--resume", other)},
+		{"copies without credentials", "AWS_ACCESS_KEY_ID", append(train, "--checkpoints", "s3://bucket/runs")},
 		{"no such folder", "no folder", []string{"train", filepath.Join(dir, "none"), "--cpu", "--runs", runs}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -50,15 +50,11 @@ func (t *trainer) train(ctx context.Context) (trained, error) {
 		return trained{}, err
 	}
 	defer closeLog()
-	copies, err := newCopying(t.env, t.copies)
-	if err != nil {
-		return trained{}, err
-	}
-	copies.last, copies.trouble = saveWithin, func(text string) { t.sayWarning(text, nil) }
+	t.copying.last, t.copying.trouble = saveWithin, func(text string) { t.sayWarning(text, nil) }
 	var result trained
 	err = withHub(ctx, hubConfig{
 		coordinator: c, nats: natsEmbedded, natsDir: filepath.Join(t.directory, clusterFolder, natsFolder), log: log, console: t.people,
-		story: t.general, web: t.web, copies: copies,
+		story: t.general, web: t.web, copies: t.copying,
 	}, func(hubCtx context.Context, h *hub) error {
 		var err error
 		result, err = t.lead(ctx, hubCtx, h)
