@@ -58,7 +58,7 @@ train() {
 	data=$(mktemp -d)
 	$mp data synth "$data" --classes 20 --train-images $images --val-images $((images / 10)) --quiet
 	$mp data pack "$data" --quiet
-	for how in "--epochs $epochs" "--epochs 1 --adversarial pgd"; do
+	for how in "--epochs $epochs" "--epochs 1 --adversarial pgd --adv-watch-images $((images / 40))"; do
 		$mp train "$data" --device "$device" --model scenenet $how --image-size $pixels --batch-size $((batch < 64 ? 64 : batch)) \
 			--precision "$([ $on = cuda ] && echo bf16 || echo fp32)" --runs "$out/runs" --name gpucheck || return
 	done
@@ -73,7 +73,7 @@ lines=20 part pytorch "$python" deploy/gpucheck.py "$computed" $on
 part speed $mp bench step --device "$device" --python "$(command -v "$python")" --model $models --mode $modes --batch-size $batch --image-size $size \
 	--seconds $seconds --repetitions $repetitions --compile
 lines=60 part training train
-echo "== all ($(grep -m1 -o 'NVIDIA [^,]*' "$out/machine.txt" | head -n 1 || echo "on $device"); $SECONDS s; $out)"
+echo "== all ($([ $on = cpu ] && echo the CPU || grep -m1 -o 'NVIDIA [^,]*' "$out/machine.txt"); $SECONDS s; $out)"
 cat "$out/table.txt"
 rm -f "$computed"
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}" && exit 1; }

@@ -43,7 +43,7 @@ python3 - "$dir" "$wheels" <<'PY'
 import pathlib, sys, zipfile
 
 out, wheels = sys.argv[1:]
-wanted, unwanted = ("torch/", "torchgen/", "nvidia/"), ("torch/bin/p", "torch/test/")  # protoc
+wanted, unwanted = ("torch/", "torchgen/", "functorch/", "nvidia/"), ("torch/bin/p", "torch/test/")  # protoc
 for wheel in sorted(pathlib.Path(wheels).glob("*.whl")):
     with zipfile.ZipFile(wheel) as z:
         for entry in z.infolist():
