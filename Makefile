@@ -6,7 +6,7 @@
 # make drills     hurts a cluster of processes in every way that is on the list of mp drill, half an hour (TLS=on: one that speaks TLS; root for all of it)
 # make soak       random faults every 15 s on average for 30 minutes, then every 60 s (MINUTES= shortens it)
 # make nightly    race, fuzz, drills and soak, one after another, and their table in docs/nightly.md; some hours
-# make s3-check S3_ENDPOINT=URL   copies of checkpoints against a server that speaks S3
+# make s3-check   copies of checkpoints against a server that speaks S3, versitygw, which it builds (S3_ENDPOINT=URL: your own)
 # make kube-check the manifests against a real control plane of Kubernetes, which it builds, as root; half an hour, the first time an hour (DATA=DIR: your own packs)
 # make image-root the root of the container image, under build/image
 # make gpu-check  what a GPU has to show, in ten minutes; DEVICE=cpu rehearses it (make venv first)
@@ -244,10 +244,8 @@ fuzz: libs
 nightly: all
 	deploy/nightly.sh
 
-# The copies of checkpoints against a server of yours, with access key "key" and secret "very-secret" (python3 -m moto.server is one).
-s3-check:
-	@if [ -z "$(S3_ENDPOINT)" ]; then echo "give S3_ENDPOINT=http://HOST:PORT of a server that speaks S3" >&2; exit 64; fi
-	S3_ENDPOINT=$(S3_ENDPOINT) go test -count=1 -v -run TestServer ./checkpoint/s3
+s3-check: all
+	deploy/s3check.sh $(BUILD)
 
 vet: libs
 	go vet ./...

@@ -2,11 +2,15 @@ package cmd
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // A run that is stopped and whose disk is lost goes on from its copies, with the bits of one that was left alone; also where the
@@ -52,5 +56,54 @@ func TestARunGoesOnFromItsCopies(t *testing.T) {
 		if code, _, stderr := callMain("checkpoint", "fetch", c.where, "--runs", filepath.Dir(run)); code != exitBadInput || !strings.Contains(stderr, c.want) {
 			t.Errorf("%s: code %d, %s", c.where, code, stderr)
 		}
+	}
+}
+
+// The same from a bucket of a server that S3_ENDPOINT names: see make s3-check.
+func TestARunGoesOnFromABucket(t *testing.T) {
+	endpoint := os.Getenv("S3_ENDPOINT")
+	if endpoint == "" {
+		t.Skip("S3_ENDPOINT names no server: see make s3-check")
+	}
+	const key, secret = "key", "very-secret"
+	for name, value := range map[string]string{"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret} {
+		t.Setenv(name, value)
+	}
+	scheme, host, _ := strings.Cut(endpoint, "://")
+	client, err := minio.New(host, &minio.Options{Creds: credentials.NewStaticV4(key, secret, ""), Secure: scheme == "https"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bucket := fmt.Sprintf("mp-words-%d", os.Getpid())
+	if err := client.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	args, _ := shortRun(t)
+	args = append(args, "--workers", "1", "--epochs", "12")
+	want := trainIn(t, args...)
+	copies := "s3://" + bucket + "/some/where"
+	p, run := startTraining(t, append(args, "--checkpoints", copies)...)
+	pointer := "some/where/" + filepath.Base(run) + "/checkpoints/latest"
+	until(t, "there is a copy", func() bool {
+		_, err := client.StatObject(t.Context(), bucket, pointer, minio.StatObjectOptions{})
+		return err == nil
+	})
+	p.signal(syscall.SIGTERM)
+	<-p.done
+	if p.code != exitDrained && p.code != exitDone { // it was faster
+		t.Fatalf("training ended with %d:\n%s", p.code, strings.Join(lastLines(p.log, 20), "\n"))
+	}
+	if err := os.RemoveAll(run); err != nil {
+		t.Fatal(err)
+	}
+	there := copies + "/" + filepath.Base(run)
+	code, stdout, stderr := callMain("checkpoint", "fetch", there, filepath.Join(t.TempDir(), "fetched"), "--json")
+	var got broughtBack
+	if err := json.Unmarshal([]byte(stdout), &got); code != exitDone || err != nil || len(got.PassedOver) != 0 {
+		t.Fatalf("fetch: code %d, %q, %s", code, stdout, stderr)
+	}
+	again := trainIn(t, "train", "--resume", there, "--runs", filepath.Dir(run), "--workers", "1", "--json")
+	if again.SHA256 != want.SHA256 || again.OptimizerSHA256 != want.OptimizerSHA256 {
+		t.Errorf("from the bucket:\n got %+v\nwant %+v", again, want)
 	}
 }
