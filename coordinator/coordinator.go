@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 
 	"mp/coordinator/membership"
+	"mp/mppb"
 	"mp/trust"
 )
 
@@ -86,7 +87,7 @@ func New(cfg Config) (_ *Coordinator, err error) {
 		return nil, err
 	}
 	if c.listener == nil {
-		if c.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+		if c.listener, err = mppb.Listen(cfg.Listen, cfg.FailAfter); err != nil {
 			return nil, fmt.Errorf("listen at %s: %w", cfg.Listen, err)
 		}
 	}

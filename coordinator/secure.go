@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -77,6 +78,9 @@ func permissions() map[string][]trust.Role {
 	change := []trust.Role{trust.Client}
 	compute := []trust.Role{trust.Worker}
 	return map[string][]trust.Role{
+		healthpb.Health_Check_FullMethodName:  trust.Roles(), // whether it lives
+		healthpb.Health_List_FullMethodName:   trust.Roles(),
+		healthpb.Health_Watch_FullMethodName:  trust.Roles(),
 		mppb.Control_Session_FullMethodName:   compute,
 		mppb.Control_PutFile_FullMethodName:   compute,
 		mppb.Control_HasFile_FullMethodName:   compute,

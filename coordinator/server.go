@@ -9,7 +9,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -37,21 +38,20 @@ func fromNode(ctx context.Context) bool {
 }
 
 func (c *Coordinator) newServer() *grpc.Server {
-	second := max(c.cfg.FailAfter, time.Second) // gRPC asks no more often
+	second := max(c.cfg.FailAfter, time.Second)
 	s := grpc.NewServer(
 		grpc.Creds(mppb.Shown()),
 		grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
 		grpc.InitialWindowSize(mppb.WindowBytes), grpc.InitialConnWindowSize(mppb.WindowBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: second, Timeout: second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 100 * time.Millisecond, PermitWithoutStream: true}),
-		grpc.ConnectionTimeout(3*second),
+		mppb.NoKeepalive(), grpc.ConnectionTimeout(3*second),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if err := c.admitCall(ctx, info.FullMethod); err != nil {
 				return nil, err
 			}
 			return handler(ctx, req)
 		}),
-		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		// Whether a session is silent is for membership to say.
+		grpc.ChainStreamInterceptor(mppb.Patience(10*second, mppb.Control_Session_FullMethodName), func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			if info.FullMethod != mppb.Control_Session_FullMethodName || c.cfg.Trust != nil { // which is refused in its own words
 				if err := c.admitCall(stream.Context(), info.FullMethod); err != nil {
 					return err
@@ -62,6 +62,7 @@ func (c *Coordinator) newServer() *grpc.Server {
 	)
 	mppb.RegisterControlServer(s, &control{Coordinator: c})
 	mppb.RegisterClusterServer(s, &cluster{Coordinator: c})
+	healthpb.RegisterHealthServer(s, health.NewServer())
 	return s
 }
 

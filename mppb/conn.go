@@ -17,22 +17,23 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 )
 
 // clientConn is a connection to one address that remembers why it does not work.
 type clientConn struct {
 	*grpc.ClientConn
+	silence time.Duration // after which the coordinator is asked whether it lives
 
 	mu       sync.Mutex
-	dialled  string // why the last attempt to connect did not; empty: it did
-	stranger string // what the other side said that no coordinator says
-	ever     bool   // a coordinator has answered
+	conn     net.Conn // the last one
+	dialled  string   // why the last attempt to connect did not; empty: it did
+	stranger string   // what the other side said that no coordinator says
+	ever     bool     // a coordinator has answered
 }
 
 func dial(cfg ClientConfig, address string) (*clientConn, error) {
-	c := &clientConn{}
+	c := &clientConn{silence: cfg.FailAfter}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // TLS is a matter of who dials: see ClientConfig.Dial
 		grpc.WithContextDialer(func(ctx context.Context, a string) (net.Conn, error) {
@@ -41,17 +42,18 @@ func dial(cfg ClientConfig, address string) (*clientConn, error) {
 				c.refused(err)
 				return nil, err
 			}
+			c.mu.Lock()
+			c.conn = conn
+			c.mu.Unlock()
 			return &firstWords{Conn: conn, owner: c}, nil
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: firstPause, Multiplier: 1.5, MaxDelay: lastPause},
 			MinConnectTimeout: max(cfg.FailAfter, time.Second),
 		}),
-		// gRPC asks no more often than every ten seconds; a session looks at its own silence (watched), so this is for calls.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: max(cfg.FailAfter, time.Second), PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
 		grpc.WithInitialWindowSize(WindowBytes), grpc.WithInitialConnWindowSize(WindowBytes),
-		grpc.WithChainStreamInterceptor(watchSession(cfg.FailAfter)),
+		grpc.WithChainUnaryInterceptor(c.attendCall), grpc.WithChainStreamInterceptor(watchSession(cfg.FailAfter), c.attendStream),
 		grpc.WithDisableServiceConfig(),
 	)
 	if err != nil {
@@ -179,21 +181,11 @@ type watched struct {
 func (w *watched) RecvMsg(m any) error {
 	for {
 		silence := time.Duration(w.silence.Load())
-		var warned, broken atomic.Bool
-		var timer *time.Timer
-		set := make(chan struct{})
-		timer = time.AfterFunc(silence, func() {
-			<-set
-			// The first time may be our own doing: a stopped process that goes on finds its timer run out and the signs of
-			// life unread.
-			if !warned.Swap(true) {
-				timer.Reset(silence / 4)
-				return
-			}
+		var broken atomic.Bool
+		timer := lookTwice(silence, func() {
 			broken.Store(true)
 			w.cancel()
 		})
-		close(set)
 		err := w.ClientStream.RecvMsg(m)
 		timer.Stop()
 		if err != nil {

@@ -124,6 +124,9 @@ func (c *Client) Do(ctx context.Context, f func(ctx context.Context, conn grpc.C
 			t.restart()
 		}
 		if ctx.Err() != nil && err != nil {
+			if status.Code(err) == codes.DeadlineExceeded { // the next call begins with another coordinator
+				c.redirect(address, nil)
+			}
 			return t.explain(context.Cause(ctx))
 		}
 		if status.Code(err) != codes.Unavailable {

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -44,8 +43,8 @@ type door struct {
 	remove    string // folder of the socket, if it was made for it
 }
 
-// clientSilence is after how long an idle connection is asked for a sign of life, and how long that may take: a client that
-// was stopped must not keep its place for ever. Rings look at their own silence.
+// clientSilence is for how long a client may be silent: one that was stopped must not keep its place for ever. Rings look at their own
+// silence.
 const clientSilence = 30 * time.Second
 
 // maxSocketPath is the longest path that every system takes for a unix socket.
@@ -65,7 +64,7 @@ func listen(c NodeConfig) (*door, error) {
 	if err := os.MkdirAll(c.Scratch, 0o700); err != nil {
 		return nil, fmt.Errorf("make the scratch folder: %w", err)
 	}
-	l, err := net.Listen("tcp", c.Listen)
+	l, err := mppb.Listen(c.Listen, clientSilence)
 	if err != nil {
 		return nil, fmt.Errorf("listen for other workers at %s: %w; give another --listen: %w", c.Listen, err, job.ErrConfig)
 	}
@@ -79,7 +78,7 @@ func listen(c NodeConfig) (*door, error) {
 	d.listenLocally(c.Scratch)
 	d.server = grpc.NewServer(append(rpc.ServerOptions(), grpc.MaxRecvMsgSize(mppb.MaxMessageBytes), grpc.MaxSendMsgSize(mppb.MaxMessageBytes),
 		grpc.Creds(mppb.Shown()), grpc.ConnectionTimeout(strangersWithin),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: clientSilence, Timeout: clientSilence}), grpc.ChainStreamInterceptor(d.admit))...)
+		mppb.NoKeepalive(), grpc.ChainStreamInterceptor(mppb.Patience(clientSilence, rpc.LinkMethod), d.admit))...)
 	d.rings.Register(d.server)
 	return d, nil
 }

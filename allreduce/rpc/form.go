@@ -44,7 +44,8 @@ const (
 	laneSum     = "sum"
 )
 
-const method = "/mp.allreduce.Ring/Link"
+// LinkMethod is the full name of the call that carries a ring, for interceptors.
+const LinkMethod = "/mp.allreduce.Ring/Link"
 
 // Buffers and windows of a connection in bytes.
 const (
@@ -234,7 +235,7 @@ func (g *group) open(client *grpc.ClientConn, h hello) (grpc.ClientStream, welco
 	h.Protocol, h.Job, h.View, h.Rank, h.Size = protocol, g.Job, g.View, g.Rank(), g.Size()
 	h.Connections, h.Piece = g.Connections, g.Piece
 	var answer welcome
-	s, err := client.NewStream(g.streams, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	s, err := client.NewStream(g.streams, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, LinkMethod)
 	if err != nil {
 		return nil, answer, err
 	}

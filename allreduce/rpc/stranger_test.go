@@ -180,7 +180,7 @@ func TestStrangersAreTold(t *testing.T) {
 		"another protocol": {encode(frameHello, hello{Protocol: protocol + 1}), codes.FailedPrecondition},
 		"wrong length":     {&outgoing{header: header{kind: frameHello, length: 7}}, codes.Internal},
 	} {
-		stream, err := ours.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+		stream, err := ours.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, LinkMethod)
 		if err != nil {
 			t.Fatal(err)
 		}

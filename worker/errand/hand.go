@@ -136,7 +136,9 @@ func (t *talk) loop(said chan<- *mppb.ToErrand, heard <-chan *mppb.FromErrand, b
 		}
 		select {
 		case out <- next:
-			t.queue, still = t.queue[1:], 0
+			if t.queue = t.queue[1:]; next.GetMessage() != nil {
+				still = 0
+			}
 		case p := <-parts:
 			m, err := p.part.message(p.number)
 			if err != nil {
@@ -154,6 +156,9 @@ func (t *talk) loop(said chan<- *mppb.ToErrand, heard <-chan *mppb.FromErrand, b
 		case err := <-broken:
 			return err
 		case <-every.C:
+			if len(t.queue) == 0 {
+				t.queue = append(t.queue, &mppb.ToErrand{}) // a sign of life
+			}
 			if silent++; silent > ticks {
 				return status.Errorf(codes.Unavailable, "no sign of life for %s", t.pace.silence)
 			}

@@ -193,7 +193,7 @@ func (e *visit) serve(ctx context.Context) error {
 	parts := 0
 	defer func() { e.c.Logger.Info("an errand ends", "parts", parts) }()
 	for {
-		m, err := e.stream.Recv()
+		m, err := e.hear()
 		if err != nil {
 			return ended(err)
 		}
@@ -201,6 +201,16 @@ func (e *visit) serve(ctx context.Context) error {
 			return err
 		}
 		parts++
+	}
+}
+
+// hear returns the client's next message that is more than a sign of life.
+func (e *visit) hear() (*mppb.ToErrand, error) {
+	for {
+		m, err := e.stream.Recv()
+		if err != nil || m.GetMessage() != nil {
+			return m, err
+		}
 	}
 }
 
@@ -243,7 +253,7 @@ func (e *visit) receive() ([][]byte, error) {
 		}
 		a := arrival{name: n}
 		for whole := false; !whole; {
-			m, err := e.stream.Recv()
+			m, err := e.hear()
 			if err == nil {
 				whole, err = a.take(m.GetNetwork())
 			} else {
