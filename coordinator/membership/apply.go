@@ -272,7 +272,9 @@ func (a *apply) leave(l *Leave) Result {
 	e := Event{Topic: TopicLeave, Worker: w.ID, Text: w.name() + " " + l.Cause.verb(), View: a.View.Number, DetectSeconds: finite(l.DetectSeconds), Warning: l.Cause.Fault()}
 	if j := a.Running(); j != nil && m != nil {
 		e.Job, e.Update = j.ID, j.Update
-		e.Text += " " + j.at()
+		if l.Cause != Failed { // whose last words say where
+			e.Text += " " + j.at()
+		}
 	}
 	if l.Text != "" {
 		e.Text += ": " + l.Text
