@@ -80,7 +80,7 @@ func newBenchAttackCommand(e *env) *cobra.Command {
 	f.IntVar(&o.Threads, "threads", 0, "CPU threads of both sides; 0: one a core")
 	f.Float64Var(&o.Seconds, "seconds", 5, "seconds a measurement, at least one batch after the first")
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
-	f.BoolVar(&o.crewBF16, "crew-bf16", false, "a worker a core computes in bf16, for machines with instructions for it")
+	f.BoolVar(&o.crewBF16, "crew-bf16", cpuPrefersBF16(), "a worker a core computes in bf16, for machines with instructions for it")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
 	training.add(c)
 	o.peer.add(c)

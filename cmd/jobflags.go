@@ -89,19 +89,15 @@ func (j *jobFlags) layers(data string, base []job.Layer) ([]job.Layer, error) {
 	return append(layers, j.flags(data)), nil
 }
 
-// givesShards says whether anything above the recipe's defaults names the number of shards.
-func (j *jobFlags) givesShards(base ...job.Layer) (bool, error) {
+// said is what is named above the recipe's defaults, and zero where nothing is.
+func (j *jobFlags) said(base ...job.Layer) (said job.Spec, err error) {
 	layers, err := j.layers("", base)
-	if err != nil {
-		return false, err
-	}
-	var said job.Spec
 	for _, lay := range layers {
-		if err := lay(&said); err != nil {
-			return false, err
+		if err == nil {
+			err = lay(&said)
 		}
 	}
-	return said.Shards != 0, nil
+	return said, err
 }
 
 // flags is the layer of what the command line and the environment say.

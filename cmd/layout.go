@@ -8,16 +8,19 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/klauspost/cpuid/v2"
+
 	"mp/job"
 )
 
 // layoutRequest is what the command line says about who computes, and what the machine has.
 type layoutRequest struct {
-	workers      int    // --workers; 0: not given
-	gpus         string // --gpus; empty: not given
-	shardsGiven  bool   // --shards, or a job file that names it
+	workers      int      // --workers; 0: not given
+	gpus         string   // --gpus; empty: not given
+	said         job.Spec // what flags, environment and job file name; zero where they do not
 	machineGPUs  int
 	machineCores int
+	machineBF16  bool // its CPU is faster in bfloat16
 }
 
 // layout is who computes on this machine: one worker for each device.
@@ -31,14 +34,18 @@ type layout struct {
 const fewShards = 4
 
 // choose decides who computes the job, and completes what the job leaves open: the number of shards, where workers were
-// asked for and shards were not, and of threads. Shards and threads are part of the result, the layout is not.
+// asked for and shards were not, and of threads; and the precision. These are part of the result, the layout is not.
 func (r layoutRequest) choose(s *job.Spec) (layout, error) {
 	l, err := r.devices(s)
 	if err != nil {
 		return layout{}, err
 	}
 	n := len(l.devices)
-	if (r.workers > 0 || r.gpus != "") && !r.shardsGiven {
+	if prefersBF16(*s, r.said, r.machineBF16 || l.devices[0] != job.DeviceCPU) {
+		s.Precision = job.BF16
+		l.why += "; in bf16, with which this is faster (--precision fp32 is not)"
+	}
+	if (r.workers > 0 || r.gpus != "") && r.said.Shards == 0 {
 		s.Shards = shardsFor(max(r.workers, n), s.BatchSize)
 	}
 	if s.Threads == 0 {
@@ -54,6 +61,19 @@ func (r layoutRequest) choose(s *job.Spec) (layout, error) {
 		l.why += fmt.Sprintf("; --threads %d leaves cores idle", s.Threads)
 	}
 	return l, nil
+}
+
+// prefersBF16 says whether a job is computed in bfloat16 because nobody said how, and it is faster so.
+func prefersBF16(s, said job.Spec, faster bool) bool {
+	return faster && said.Precision == "" && s.Recipe == job.RecipeBest
+}
+
+// cpuPrefersBF16 says whether this machine's CPU trains faster in bfloat16 than in float32, by its kind, so that the answer is always
+// the same: with AMX, or with AVX-512's instructions as AMD has them (1.8 times as fast on SimpleNet); Intel's own of these make
+// products hardly faster, and the rest slower (docs/benchmarks.md).
+func cpuPrefersBF16() bool {
+	c := &cpuid.CPU
+	return c.Supports(cpuid.AMXBF16) || c.Supports(cpuid.AVX512BF16) && c.IsVendor(cpuid.AMD)
 }
 
 // devices lists one device a worker.

@@ -21,17 +21,17 @@ func TestLayout(t *testing.T) {
 		why           string
 	}{
 		{name: "cpu, batch in one piece", request: layoutRequest{machineCores: 4}, devices: "cpu", wantShards: 1, wantThreads: 4, why: "all 4 cores"},
-		{name: "cpu, batch in 8 pieces", request: layoutRequest{machineCores: 4, shardsGiven: true}, shards: 8, devices: "cpu cpu cpu cpu", wantShards: 8, wantThreads: 1, why: "a worker a core"},
+		{name: "cpu, batch in 8 pieces", request: layoutRequest{machineCores: 4, said: job.Spec{Shards: 1}}, shards: 8, devices: "cpu cpu cpu cpu", wantShards: 8, wantThreads: 1, why: "a worker a core"},
 		{name: "one core", request: layoutRequest{machineCores: 1}, devices: "cpu", wantShards: 1, wantThreads: 1, why: "one core"},
 		{name: "one worker asked for", request: layoutRequest{workers: 1, machineCores: 2}, devices: "cpu", wantShards: 4, wantThreads: 1, why: "as --workers asks"},
 		{name: "three workers", request: layoutRequest{workers: 3, machineCores: 2}, devices: "cpu cpu cpu", wantShards: 4, wantThreads: 1},
 		{name: "five workers", request: layoutRequest{workers: 5, machineCores: 8}, devices: "cpu cpu cpu cpu cpu", wantShards: 8, wantThreads: 1},
 		{name: "five workers, odd batch", request: layoutRequest{workers: 5, machineCores: 8}, batch: 25, devices: "cpu cpu cpu cpu cpu", wantShards: 5, wantThreads: 1},
-		{name: "workers and one shard", request: layoutRequest{workers: 2, machineCores: 2, shardsGiven: true}, devices: "cpu cpu", wantShards: 1, wantThreads: 2, why: "leaves 1 without work"},
+		{name: "workers and one shard", request: layoutRequest{workers: 2, machineCores: 2, said: job.Spec{Shards: 1}}, devices: "cpu cpu", wantShards: 1, wantThreads: 2, why: "leaves 1 without work"},
 		{name: "threads given", request: layoutRequest{workers: 2, machineCores: 8}, threads: 4, devices: "cpu cpu", wantShards: 4, wantThreads: 4},
 		{name: "a GPU", request: layoutRequest{machineCores: 4, machineGPUs: 1}, devices: "0", wantShards: 1, wantThreads: 4},
 		{name: "two GPUs, one shard", request: layoutRequest{machineCores: 4, machineGPUs: 2}, devices: "0", wantShards: 1, wantThreads: 4, why: "--gpus all"},
-		{name: "two GPUs, shards", request: layoutRequest{machineCores: 4, machineGPUs: 2, shardsGiven: true}, shards: 4, devices: "0 1", wantShards: 4, wantThreads: 1},
+		{name: "two GPUs, shards", request: layoutRequest{machineCores: 4, machineGPUs: 2, said: job.Spec{Shards: 1}}, shards: 4, devices: "0 1", wantShards: 4, wantThreads: 1},
 		{name: "all GPUs", request: layoutRequest{gpus: "all", machineCores: 4, machineGPUs: 3}, devices: "0 1 2", wantShards: 4, wantThreads: 1},
 		{name: "some GPUs", request: layoutRequest{gpus: "2, 0", machineCores: 4, machineGPUs: 3}, devices: "2 0", wantShards: 4, wantThreads: 1},
 		{name: "CPU on a machine with GPUs", request: layoutRequest{workers: 2, machineCores: 2, machineGPUs: 1}, devices: "cpu cpu", wantShards: 4, wantThreads: 1, why: "--gpus all"},
@@ -90,5 +90,31 @@ func TestLayoutsThatCannotBe(t *testing.T) {
 		if _, err := c.request.choose(&s); !errors.Is(err, job.ErrConfig) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: got %v, want %q", c.request, err, c.want)
 		}
+	}
+}
+
+// Nobody who names a precision, or follows the course, gets another.
+func TestPrecisionIsChosen(t *testing.T) {
+	fast, gpu := layoutRequest{machineCores: 2, machineBF16: true}, layoutRequest{machineCores: 2, machineGPUs: 1}
+	says := func(r layoutRequest, word string) layoutRequest { r.said.Precision = word; return r }
+	for _, c := range []struct {
+		name         string
+		request      layoutRequest
+		recipe, want string
+	}{
+		{"a processor that is faster", fast, job.RecipeBest, job.BF16},
+		{"one that is not", layoutRequest{machineCores: 2}, job.RecipeBest, job.FP32},
+		{"a GPU", gpu, job.RecipeBest, job.BF16},
+		{"told so", says(fast, job.FP32), job.RecipeBest, job.FP32},
+		{"the course", fast, job.RecipeCourse, job.FP32},
+	} {
+		s := job.Spec{Recipe: c.recipe, Device: job.DeviceAuto, Shards: 1, BatchSize: 64, Precision: job.FP32}
+		l, err := c.request.choose(&s)
+		if err != nil || s.Precision != c.want || strings.Contains(l.why, "bf16") != (c.want == job.BF16) {
+			t.Errorf("%s: got %s (%s), %v; want %s", c.name, s.Precision, l.why, err, c.want)
+		}
+	}
+	if got := completeForCluster(job.Spec{Recipe: job.RecipeBest, Precision: job.FP32}, job.Spec{Precision: job.FP32}); got.Precision != job.FP32 {
+		t.Errorf("a submitted job that says fp32 got %s", got.Precision)
 	}
 }

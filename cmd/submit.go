@@ -54,18 +54,22 @@ func newSubmitCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		given, err := flags.givesShards()
+		said, err := flags.said()
 		if err != nil {
 			return err
 		}
-		return submit(c.Context(), e, o, completeForCluster(spec, given), len(args) > 0)
+		return submit(c.Context(), e, o, completeForCluster(spec, said), len(args) > 0)
 	}
 	return c
 }
 
-// completeForCluster decides what a job leaves open, as `mp train --workers` does, so that both end with the same bits.
-func completeForCluster(s job.Spec, shardsGiven bool) job.Spec {
-	if !shardsGiven {
+// completeForCluster decides what a job leaves open, as `mp train --workers` does on this machine, so that both end with the same
+// bits. Said is what it does not.
+func completeForCluster(s, said job.Spec) job.Spec {
+	if prefersBF16(s, said, cpuPrefersBF16()) {
+		s.Precision = job.BF16
+	}
+	if said.Shards == 0 {
 		s.Shards = shardsFor(1, s.BatchSize)
 	}
 	if s.Threads == 0 {

@@ -51,6 +51,8 @@ func thousands(n uint64) string {
 // span prints a time in its two largest units, below ten seconds with what of it matters.
 func span(d time.Duration) string {
 	switch {
+	case d < 0:
+		return "-" + span(-d)
 	case d < time.Second:
 		return fmt.Sprintf("%.2fs", d.Seconds())
 	case d < 10*time.Second:

@@ -148,8 +148,8 @@ func resolveRun(flags *jobFlags, dir string, o trainOptions, fetch func(url stri
 	if o.workers < 0 {
 		return r, fmt.Errorf("%w: --workers %d: choose 1 or more", job.ErrConfig, o.workers)
 	}
-	request := layoutRequest{workers: o.workers, gpus: o.gpus, machineGPUs: machineGPUs(), machineCores: cores()}
-	if request.shardsGiven, err = flags.givesShards(base...); err != nil {
+	request := layoutRequest{workers: o.workers, gpus: o.gpus, machineGPUs: machineGPUs(), machineCores: cores(), machineBF16: cpuPrefersBF16()}
+	if request.said, err = flags.said(base...); err != nil {
 		return r, err
 	}
 	if r.layout, err = request.choose(&r.spec); err != nil {
