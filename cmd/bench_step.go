@@ -46,7 +46,8 @@ type stepSpec struct {
 	Rank    int    `json:"rank"`
 	Shards  int    `json:"shards,omitempty"` // into which ours cut the batch
 	Dir     string `json:"dir,omitempty"`    // where ranks find one another
-	Data    string `json:"data,omitempty"`   // of packs, for ours
+	Data    string `json:"data,omitempty"`   // of packs, for ours, and their records in one file, for Python
+	Load    bool   `json:"load,omitempty"`   // batches come from there on both sides, varied as for training
 
 	Strategy     string `json:"strategy,omitempty"`      // of adversarial training, or none, with images varied as in our recipe; empty: as they are
 	Profile      bool   `json:"profile,omitempty"`       // instead of the speed: where the time goes
@@ -76,13 +77,14 @@ func newBenchStepCommand(e *env) *cobra.Command {
 			"instead what each operation of our step takes.\n\n" +
 			"--workers N trains simplenet and resnet18 with a global batch of 64 in N processes of one thread, as N `mp worker` do\n" +
 			"(images from a pack, shards, the ring, one update), beside N ranks of DistributedDataParallel on gloo with its batch in\n" +
-			"memory, and beside one process of N threads of both. \"hidden\" is 1 - waited/working, over all steps and ranks. Working is\n" +
+			"memory, and beside one process of N threads of both; with --data-path PyTorch draws its batches from the same images too,\n" +
+			"and both vary them: ours as its recipe does, PyTorch by crops and flips. \"hidden\" is 1 - waited/working, over all steps and ranks. Working is\n" +
 			"the time during which the sum was at work: from when a rank has brought a part of its gradients until it has their sum,\n" +
 			"overlaps counted once, waiting for a slower rank included, waiting for its own gradients not; ours counts the time in\n" +
 			"fixed point's loops too. Waited is the time from the rank's last gradient to the whole sum. DistributedDataParallel's are\n" +
 			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same:\n" +
 			"\"by processor time\" is images over the processor seconds of all ranks and their threads, which other processes disturb less.",
-		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5\n  mp bench step --profile --model simplenet --mode channels_last",
+		Example: "  mp bench step\n  mp bench step --model resnet18 --mode bf16 --repetitions 5\n  mp bench step --workers 2 --seconds 5\n  mp bench step --workers 2 --data-path --compile\n  mp bench step --profile --model simplenet --mode channels_last",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if o.measure != "" {
@@ -90,6 +92,9 @@ func newBenchStepCommand(e *env) *cobra.Command {
 			}
 			if o.Profile && c.Flags().Changed("workers") {
 				return fmt.Errorf("%w: --profile looks at one process: leave --workers out", job.ErrConfig)
+			}
+			if o.Load && !c.Flags().Changed("workers") {
+				return fmt.Errorf("%w: --data-path goes with --workers: without, a batch in memory is measured", job.ErrConfig)
 			}
 			if c.Flags().Changed("workers") {
 				if err := o.prepareCrew(c); err != nil {
@@ -119,8 +124,9 @@ func newBenchStepCommand(e *env) *cobra.Command {
 	f.IntVar(&o.repetitions, "repetitions", 3, "pairs of measurements")
 	f.StringVar(&o.device, "device", job.DeviceAuto, "cpu, auto or the number of a GPU")
 	f.BoolVar(&o.Profile, "profile", false, "show where the time of our step goes, by operation, instead")
-	f.BoolVar(&o.compiled, "compile", false, "beside torch.compile too, which takes up to a minute for each network and mode; without --workers")
+	f.BoolVar(&o.compiled, "compile", false, "beside torch.compile too, which takes up to a minute for each network and mode; with --workers in one process")
 	o.peer.add(c)
+	f.BoolVar(&o.Load, "data-path", false, "with --workers: both sides draw, vary and normalise their batches from images in a file")
 	addMeasure(c, &o.measure)
 	return c
 }

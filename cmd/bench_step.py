@@ -3,7 +3,8 @@ memory, as a training script written with care does it. Prints seconds, one step
 
     python bench_step.py '{"model": "simplenet", "mode": "fp32", "batch": 32, "size": 128, "threads": 2, "seconds": 3, "cuda": -1}'
 
-With "workers" of at least 2 it is rank "rank" of DistributedDataParallel on gloo instead, which meets the others in the folder
+"load" takes each batch from uint8 images in the file "data"/records instead, varied as for training: the data path. With
+"workers" of at least 2 it is rank "rank" of DistributedDataParallel on gloo instead, which meets the others in the folder
 "dir" and takes its part of the batch; it prints {"seconds": [...], "working": s, "waited": s, "cpu": s}, the last three a step.
 """
 
@@ -127,8 +128,34 @@ def scenenet():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(cin, CLASSES))
 
 
+RECORD, MARGIN = 128, 8  # side of an image in the file, and how far a crop may go beyond it
+
+
+def loader(path, n, size, form):
+    """A function that draws n images, crops, flips and normalises them: the leanest data path that PyTorch has, which reads no
+    JPEG and starts no process."""
+    records = torch.from_file(path, size=os.path.getsize(path), dtype=torch.uint8).view(-1, RECORD, RECORD, 3)
+    canvas = torch.zeros(n, RECORD + 2 * MARGIN, RECORD + 2 * MARGIN, 3, dtype=torch.uint8)
+    inside = canvas[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    crop = torch.empty(n, size, size, 3, dtype=torch.uint8)
+    mean = 255 * torch.tensor([0.485, 0.456, 0.406])
+    std = 255 * torch.tensor([0.229, 0.224, 0.225])
+
+    def draw():
+        inside.copy_(records[torch.randint(len(records), (n,))])
+        corners = torch.randint(RECORD + 2 * MARGIN - size + 1, (n, 2)).tolist()
+        flips = (torch.rand(n) < 0.5).tolist()
+        for i, ((y, x), flip) in enumerate(zip(corners, flips)):
+            part = canvas[i, y:y + size, x:x + size]
+            crop[i] = part.flip(1) if flip else part
+        x = crop.float().sub_(mean).div_(std)  # [N H W C]
+        return x.permute(0, 3, 1, 2).contiguous(memory_format=form)
+
+    return draw
+
+
 def make(spec):
-    """Model, images, labels, optimizer and precision of one process."""
+    """Model, a function that returns images, labels, optimizer and precision of one process."""
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     device = torch.device("cpu" if spec["cuda"] < 0 else f"cuda:{spec['cuda']}")
@@ -137,11 +164,15 @@ def make(spec):
     nets = {"simplenet": simplenet, "simplevit": SimpleViT, "resnet18": resnet18, "scenenet": scenenet}
     net = nets[spec["model"]]().to(device).train()
     batch = spec["batch"] // max(spec.get("workers", 0), 1)
-    x = torch.randn(batch, 3, spec["size"], spec["size"], device=device)
     if spec.get("compile"):
         net.compile()
-    if spec["mode"] != "fp32":
-        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    form = torch.contiguous_format if spec["mode"] == "fp32" else torch.channels_last
+    net = net.to(memory_format=form)
+    if spec.get("load"):
+        images = loader(os.path.join(spec["data"], "records"), batch, spec["size"], form)
+    else:
+        x = torch.randn(batch, 3, spec["size"], spec["size"], device=device).contiguous(memory_format=form)
+        images = lambda: x  # noqa: E731
     labels = torch.randint(CLASSES, (batch,), device=device)
     precision = contextlib.nullcontext
     if spec["mode"] == "bf16":
@@ -150,13 +181,13 @@ def make(spec):
         optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=0.05)
     else:
         optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9, weight_decay=1e-4)
-    return net, x, labels, optimizer, precision
+    return net, images, labels, optimizer, precision
 
 
-def stepper(net, x, labels, optimizer, precision, backward=lambda loss: loss.backward()):
+def stepper(net, images, labels, optimizer, precision, backward=lambda loss: loss.backward()):
     def step():
         with precision():
-            loss = F.cross_entropy(net(x), labels)
+            loss = F.cross_entropy(net(images()), labels)
         optimizer.zero_grad(set_to_none=True)
         backward(loss)
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -190,10 +221,10 @@ def rank(spec):
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
     from torch.nn.parallel import DistributedDataParallel
 
-    net, x, labels, optimizer, precision = make(spec)
+    net, images, labels, optimizer, precision = make(spec)
     store = dist.FileStore(os.path.join(spec["dir"], "store"), spec["workers"])
     dist.init_process_group("gloo", store=store, rank=spec["rank"], world_size=spec["workers"])
-    step = stepper(DistributedDataParallel(net, gradient_as_bucket_view=True), x, labels, optimizer, precision)
+    step = stepper(DistributedDataParallel(net, gradient_as_bucket_view=True), images, labels, optimizer, precision)
     for _ in range(2):  # buckets are laid anew after the first
         step()
     steps = torch.tensor([math.ceil(spec["seconds"] / timed(step))])
@@ -220,7 +251,7 @@ def rank(spec):
 
     seen = DistributedDataParallel(net, gradient_as_bucket_view=True)
     seen.register_comm_hook(None, hook)
-    step = stepper(seen, x, labels, optimizer, precision, backward)
+    step = stepper(seen, images, labels, optimizer, precision, backward)
     for _ in range(2):
         step()
     spans.clear()

@@ -69,6 +69,7 @@ func TestBenchStepRefusesWhatCannotBe(t *testing.T) {
 		{"--workers", "3"}, // 64 images are not cut by three
 		{"--workers", "2", "--shards", "1"},
 		{"--workers", "2", "--device", "0"},
+		{"--data-path"},
 	} {
 		var out, complaint bytes.Buffer
 		if code := Main(append([]string{"bench", "step"}, args...), &out, &complaint); code != exitBadInput {
@@ -130,13 +131,15 @@ func TestBothSidesMeasureSeveralWorkers(t *testing.T) {
 		t.Skip("PyTorch's side needs `make venv`")
 	}
 	spec.Dir = ""
-	times, err := measureCrew(spec, func(spec string) *exec.Cmd { return exec.Command(python, "-c", torchStep, spec) })
-	if err != nil {
-		t.Fatalf("PyTorch's side: %v", err)
-	}
-	for rank, t2 := range times {
-		if t2.Working <= 0 {
-			t.Errorf("rank %d of PyTorch's: %+v", rank, t2)
+	for _, spec.Load = range []bool{false, true} {
+		times, err := measureCrew(spec, func(spec string) *exec.Cmd { return exec.Command(python, "-c", torchStep, spec) })
+		if err != nil {
+			t.Fatalf("PyTorch's side, images from a file %t: %v", spec.Load, err)
+		}
+		for rank, t2 := range times {
+			if t2.Working <= 0 {
+				t.Errorf("rank %d of PyTorch's: %+v", rank, t2)
+			}
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -66,6 +68,9 @@ func (o *benchStepOptions) prepareCrew(c *cobra.Command) error {
 	return nil
 }
 
+// recordsFile holds the images of the training pack without anything else, for PyTorch.
+const recordsFile = "records"
+
 // benchCrew measures every model in every mode: several processes of ours and of DistributedDataParallel, and one process of
 // each, in turn.
 func benchCrew(ctx context.Context, e *env, o benchStepOptions) error {
@@ -97,6 +102,10 @@ func benchCrew(ctx context.Context, e *env, o benchStepOptions) error {
 			one := many
 			one.Workers, one.Shards, one.Threads = 1, 1, many.Workers*many.Threads
 			sides := []crewSide{{"ours", many, ours}, {"DDP", many, torchs}, {"one process", one, ours}, {"PyTorch", one, torchs}}
+			if o.compiled {
+				one.Compile = true
+				sides = append(sides, crewSide{"torch.compile", one, torchs})
+			}
 			figures, err := measureCrews(sides, o.repetitions)
 			if err != nil {
 				return err
@@ -113,7 +122,7 @@ func benchCrew(ctx context.Context, e *env, o benchStepOptions) error {
 	return printBench(e, rows)
 }
 
-// paintImages packs made-up images, whole batches of them, for our side to train on.
+// paintImages packs made-up images, whole batches of them, for both sides to train on.
 func paintImages(ctx context.Context, dir string, batch int) error {
 	n := batch * max(8, (benchClasses+batch-1)/batch)
 	if err := data.Synth(ctx, data.SynthConfig{Dir: dir, Classes: benchClasses, Train: n, Val: 1, Seed: 1}); err != nil {
@@ -128,7 +137,12 @@ func paintImages(ctx context.Context, dir string, batch int) error {
 			return err
 		}
 	}
-	return nil
+	pack, err := data.OpenPack(data.PackPath(dir, data.Train))
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	return os.WriteFile(filepath.Join(dir, recordsFile), pack.Records(), 0o644)
 }
 
 // measureCrews returns the figures of each side. The order of sides turns round.
@@ -191,7 +205,7 @@ func measureCrew(spec stepSpec, command func(spec string) *exec.Cmd) ([]crewTime
 	return times, nil
 }
 
-// crewRows turns the figures of ours, DistributedDataParallel, and one process of each into rows.
+// crewRows turns the figures of ours, DistributedDataParallel, one process of each and, if it was asked, torch.compile into rows.
 func crewRows(spec stepSpec, f []crewFigures) []benchRow {
 	name := fmt.Sprintf("%s %s, %d workers", spec.Model, spec.Mode, spec.Workers)
 	ratio := func(a, b []float64) float64 {
@@ -210,14 +224,26 @@ func crewRows(spec stepSpec, f []crewFigures) []benchRow {
 		return fmt.Sprintf("waited %.3g of %.3g ms a step", 1e3*median(f.waited), 1e3*median(f.working))
 	}
 	ours, ddp, one, torch := f[0], f[1], f[2], f[3]
-	return []benchRow{
+	alone := fmt.Sprintf("%s %s, 1 process of %d threads", spec.Model, spec.Mode, spec.Workers*spec.Threads)
+	rows := []benchRow{
 		{Name: name, Value: median(ours.rate), Unit: "images/s", Ratio: ratio(ours.rate, ddp.rate), Peer: fmt.Sprintf("DDP %.5g", median(ddp.rate))},
 		{Name: name + ", by processor time", Value: median(ours.core), Unit: "images/s/core", Ratio: ratio(ours.core, ddp.core), Peer: fmt.Sprintf("DDP %.5g", median(ddp.core))},
 		{Name: name + ", hidden", Value: median(ours.hidden), Unit: "of the sum", Ratio: ratio(ours.hidden, ddp.hidden),
 			Peer: fmt.Sprintf("DDP %.3g; %s, DDP %s", median(ddp.hidden), ms(ours), ms(ddp))},
-		{Name: fmt.Sprintf("%s %s, 1 process of %d threads", spec.Model, spec.Mode, spec.Workers*spec.Threads), Value: median(one.rate), Unit: "images/s",
+		{Name: alone, Value: median(one.rate), Unit: "images/s",
 			Ratio: ratio(one.rate, torch.rate), Peer: fmt.Sprintf("PyTorch %.5g", median(torch.rate))},
 		{Name: name + ", beside 1 process", Value: ratio(ours.rate, one.rate), Unit: "times", Ratio: 0,
 			Peer: fmt.Sprintf("PyTorch's DDP beside its 1 process: %.3g times", ratio(ddp.rate, torch.rate))},
 	}
+	if len(f) < 5 {
+		return rows
+	}
+	compiled := f[4]
+	best, theirs := slices.Clone(ours.rate), slices.Clone(ddp.rate) // of each turn
+	for i := range best {
+		best[i], theirs[i] = max(best[i], one.rate[i]), max(theirs[i], torch.rate[i], compiled.rate[i])
+	}
+	return append(rows,
+		benchRow{Name: alone, Value: median(one.rate), Unit: "images/s", Ratio: ratio(one.rate, compiled.rate), Peer: fmt.Sprintf("torch.compile %.5g", median(compiled.rate))},
+		benchRow{Name: fmt.Sprintf("%s %s, the best of both", spec.Model, spec.Mode), Value: median(best), Unit: "images/s", Ratio: ratio(best, theirs), Peer: fmt.Sprintf("the best of three %.5g", median(theirs))})
 }

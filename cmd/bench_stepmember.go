@@ -27,6 +27,9 @@ func (s stepSpec) job() (job.Spec, error) {
 		j.Momentum, j.WeightDecay = .9, 1e-4
 	}
 	j.ChannelsLast = s.Mode != modeFP32
+	if s.Load {
+		j.Augment = job.AugmentBest
+	}
 	if s.Mode == modeBF16 {
 		j.Precision = job.BF16
 	}
