@@ -218,7 +218,7 @@ func TestOwnConvolutionInBFloat16(t *testing.T) {
 		}
 		plain := plainConv(c, v)
 		for _, c.last = range []bool{false, true} {
-			for _, how := range []ownConv{ownConvAuto, ownConvWide, ownConvNarrow, ownConvComposed} {
+			for _, how := range []ownConv{ownConvAuto, ownConvWide, ownConvNarrow, ownConvComposed, ownConvImages} {
 				if how == ownConvNarrow && !hasNarrow(t) {
 					continue
 				}

@@ -26,8 +26,10 @@ struct Geometry {
 };
 
 // The element type of the columns for bfloat16 tensors on the CPU. Wide: float32, exact products by sgemm, for processors
-// that have no bfloat16 arithmetic. Narrow: bfloat16 with float32 sums.
-enum class Columns { wide, narrow };
+// that have no bfloat16 arithmetic. Narrow: bfloat16 with float32 sums, by the BLAS. Pairs: as wide, but for dx of images channels
+// last, whose float32 columns come from bfloat16 products by the library's small kernels, for processors with AVX-512's
+// instructions for these.
+enum class Columns { wide, narrow, pairs };
 
 struct Gradients {
   at::Tensor x, w, b;  // undefined where not asked for

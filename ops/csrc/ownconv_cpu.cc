@@ -200,8 +200,9 @@ struct Engine {
     for (int64_t i = 0; i < m; i++) to[i] = static_cast<T>(sums[i] + bias);
   }
 
-  // dx [n c h w] = the columns dy w, folded.
-  static void spread(const at::Tensor &dy, const Geometry &g, const at::Tensor &weights, bool last, at::Tensor &dx) {
+  // dx [n c h w] = the columns dy w, folded. With pairs T is bfloat16 and channels are last.
+  static void spread(const at::Tensor &dy, const Geometry &g, const at::Tensor &weights, bool last, at::Tensor &dx,
+                     const Pairs *pairs = nullptr) {
     const Patches p = patches_of(g);
     const int64_t k = p.columns(), size = g.c * g.h * g.w;
     const bool in_place = flat && last;
@@ -217,7 +218,10 @@ struct Engine {
       if (in_place) std::fill(out + begin / g.ho * size, out + end / g.ho * size, T(0));
       for (int64_t r = begin, len; r < end; r += len) {
         len = length(r, end, cut.chunk, p, !in_place);
-        gemm<Col, S>(k, len * g.wo, g.o, {w, k}, rows.get(buffer, r, len), 0, cols, k);
+        if constexpr (std::is_same_v<T, at::BFloat16>) {
+          if (pairs) pairs->product(len * g.wo, dy.const_data_ptr<T>() + r * g.wo * g.o, cols);
+        }
+        if (!pairs) gemm<Col, S>(k, len * g.wo, g.o, {w, k}, rows.get(buffer, r, len), 0, cols, k);
         if (in_place) {
           fold(cols, p, r, r + len, reinterpret_cast<S *>(out));
           continue;
@@ -322,7 +326,7 @@ struct Engine {
   }
 
   static Gradients backward(const at::Tensor &x, const at::Tensor &w, const at::Tensor &dy, const Geometry &g, bool last,
-                            Wanted wanted) {
+                            bool paired, Wanted wanted) {
     constexpr auto col = c10::CppTypeToScalarType<Col>::value, sum = c10::CppTypeToScalarType<S>::value;
     Gradients out;
     if (wanted[1] || wanted[2]) {
@@ -338,9 +342,17 @@ struct Engine {
     if (g.stride == 1 && g.c >= kFlip && (g.pointwise() || g.n * g.h * g.w >= kTurn)) {
       const Patches p{g.ho, g.wo, g.o, g.kh, g.kw, 1, g.kh - 1 - g.padding, g.kw - 1 - g.padding, g.h, g.w};
       correlate(dy, p, as(w.flip({2, 3}).transpose(0, 1), col), nullptr, last, out.x);
-    } else {
-      spread(dy, g, as(w, col), last, out.x);
+      return out;
     }
+    if constexpr (std::is_same_v<T, at::BFloat16>) {
+      if (paired && last && g.o % 2 == 0) {
+        at::Tensor weights = as(w, at::kBFloat16);
+        Pairs pairs(weights.const_data_ptr<T>(), g.o, g.columns());
+        spread(dy, g, as(w, col), last, out.x, &pairs);
+        return out;
+      }
+    }
+    spread(dy, g, as(w, col), last, out.x);
     return out;
   }
 };
@@ -379,7 +391,7 @@ Gradients backward_cpu(const at::Tensor &x, const at::Tensor &w, const at::Tenso
   const bool turn = !last && better_last(g, w);
   auto turned = [&](const at::Tensor &t) { return turn && t.defined() ? t.contiguous(at::MemoryFormat::ChannelsLast) : t; };
   Gradients out = with_engine(dy.scalar_type(), columns, [&](auto e) {
-    return e.backward(wanted[1] ? turned(x) : x, w, turned(dy), g, last || turn, wanted);
+    return e.backward(wanted[1] ? turned(x) : x, w, turned(dy), g, last || turn, columns == Columns::pairs, wanted);
   });
   if (turn && out.x.defined()) out.x = out.x.contiguous();
   return out;
