@@ -114,6 +114,8 @@ $(OBJ)/ops/%.o: ops/csrc/%.cc $(HEADERS) $(LIBTORCH)/lib/libtorch_cpu.so
 
 # Square roots without errno vectorise; without fused multiply-adds the CPU and the GPU compute the same bits.
 $(OBJ)/ops/update.o: CXXFLAGS += -fno-math-errno -ffp-contract=off
+# What is computed again must be the same bits.
+$(OBJ)/ops/fusednorm.o: CXXFLAGS += -fno-trapping-math -ffp-contract=off
 $(OBJ)/ops/fixed.o: CXXFLAGS += -fno-math-errno -fno-trapping-math
 $(OBJ)/cuda/ops/update.o: NVFLAGS += -fmad=false
 

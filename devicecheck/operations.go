@@ -111,10 +111,18 @@ func operations() []operation {
 	add("GlobalAvgPool", image, func(s sc, x xs) torch.Tensor { return s.GlobalAvgPool(x[0]) })
 	norm := [][]int64{{2, 6, 9, 11}, {6}, {6}, {6}, {6}}
 	for _, training := range []bool{true, false} {
+		running := func(s sc, x xs, f func(n ops.Norm) torch.Tensor) torch.Tensor {
+			n := ops.Norm{Weight: x[1], Bias: x[2], Mean: tensor(s, "mean", x[0].Dtype(), 6), Var: s.Offset(tensor(s, "var", x[0].Dtype(), 6), 1.5)}
+			y := f(n)
+			return s.Add(y, s.Reshape(s.Add(n.Mean, n.Var), 1, 6, 1, 1)) // the running ones too
+		}
 		add(fmt.Sprintf("BatchNorm training=%v", training), norm[:3], func(s sc, x xs) torch.Tensor {
-			mean, deviation := tensor(s, "mean", x[0].Dtype(), 6), s.Offset(tensor(s, "var", x[0].Dtype(), 6), 1.5)
-			y := s.BatchNorm(x[0], ops.Norm{Weight: x[1], Bias: x[2], Mean: mean, Var: deviation}, training)
-			return s.Add(y, s.Reshape(s.Add(mean, deviation), 1, 6, 1, 1)) // the running ones too
+			return running(s, x, func(n ops.Norm) torch.Tensor { return s.BatchNorm(x[0], n, training) })
+		})
+		add(fmt.Sprintf("BatchNormReLU training=%v", training), append(norm[:3:3], norm[0]), func(s sc, x xs) torch.Tensor {
+			return running(s, x, func(n ops.Norm) torch.Tensor {
+				return s.BatchNormReLU(s.ChannelsLast(x[0]), n, s.ChannelsLast(x[3]), training)
+			})
 		})
 	}
 	add("LayerNorm", [][]int64{{3, 5, 16}, {16}, {16}}, func(s sc, x xs) torch.Tensor { return s.LayerNorm(x[0], x[1], x[2], 1e-6) })

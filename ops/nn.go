@@ -95,25 +95,6 @@ func (s *Scope) GlobalAvgPool(x torch.Tensor) torch.Tensor {
 	return s.call("mean.dim", x, []int64{2, 3}, false)
 }
 
-// Norm is a batch norm's state: weight, bias, running mean and running variance, all [C].
-type Norm struct {
-	Weight, Bias, Mean, Var torch.Tensor
-}
-
-// Constants of batch norm, PyTorch's defaults.
-const (
-	normMomentum = 0.1
-	normEps      = 1e-5
-)
-
-// BatchNorm normalises x [N C H W] over N, H and W (Ioffe & Szegedy, 2015). When training it uses the batch's own
-// statistics and moves the running ones in place, else the running ones.
-func (s *Scope) BatchNorm(x torch.Tensor, n Norm, training bool) torch.Tensor {
-	return s.viaGotorch("batch_norm", []torch.Tensor{x, n.Weight, n.Bias, n.Mean, n.Var}, func() torch.Tensor {
-		return F.BatchNorm(x, n.Mean, n.Var, n.Weight, n.Bias, training, normMomentum, normEps)
-	})
-}
-
 // LayerNorm normalises the last dimension of x [... D] (Ba et al., 2016), with w, b [D].
 func (s *Scope) LayerNorm(x, w, b torch.Tensor, eps float64) torch.Tensor {
 	if s.err != nil || !Defined(w) {
