@@ -171,10 +171,41 @@ func (b *builder) batchNorm(name string, channels int64, gamma float32) *batchNo
 
 // forward normalises x [N C H W].
 func (l *batchNorm) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
-	n := ops.Norm{Weight: tensor(l.weight), Bias: tensor(l.bias), Mean: tensor(l.mean), Var: tensor(l.vari)}
-	y := s.BatchNorm(x, n, m.Train)
+	y := s.BatchNorm(x, l.state(), m.Train)
 	l.trace.layer(l.name, "batch norm", y, nil, l.weight, l.bias)
 	return m.layer(s, l.name, y)
+}
+
+// join is forward, plus residual [N C H W] where it is defined, through a rectifier: by one operation unless a probe looks in
+// between.
+func (l *batchNorm) join(s *ops.Scope, x, residual torch.Tensor, out relu, m Mode) torch.Tensor {
+	if m.watched() {
+		y := l.forward(s, x, m)
+		if ops.Defined(residual) {
+			y = s.AddInPlace(y, residual)
+		}
+		return out.forward(s, y, m)
+	}
+	y := s.BatchNormReLU(x, l.state(), residual, m.Train)
+	l.trace.layer(l.name, "batch norm", y, nil, l.weight, l.bias)
+	return y
+}
+
+func (l *batchNorm) state() ops.Norm {
+	return ops.Norm{Weight: tensor(l.weight), Bias: tensor(l.bias), Mean: tensor(l.mean), Var: tensor(l.vari)}
+}
+
+// rectifiedNorm is a batch norm and the rectifier after it.
+type rectifiedNorm struct{ norm *batchNorm }
+
+// rectifiedNorm declares what batchNorm does, with weights that start as 1.
+func (b *builder) rectifiedNorm(name string, channels int64) rectifiedNorm {
+	return rectifiedNorm{b.batchNorm(name, channels, 1)}
+}
+
+// forward maps x [N C H W] to what has its shape.
+func (l rectifiedNorm) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
+	return l.norm.join(s, x, torch.Tensor{}, relu{}, m)
 }
 
 type layerNorm struct {

@@ -27,6 +27,9 @@ type Probe struct {
 // averages.
 func (m *Model) Layers() []string { return slices.Clone(m.layers) }
 
+// watched says whether the probe sees or changes what lies between a layer and its rectifier.
+func (m Mode) watched() bool { return m.Probe != nil && (m.Probe.Layer != nil || m.Probe.ReLU != nil) }
+
 // layer hands a layer's result to the probe.
 func (m Mode) layer(s *ops.Scope, name string, y torch.Tensor) torch.Tensor {
 	if m.Probe == nil || m.Probe.Layer == nil || name == "" || s.Err() != nil {

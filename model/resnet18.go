@@ -20,7 +20,7 @@ type resNet18 struct {
 func newResNet18(b *builder) layer {
 	n := &resNet18{stem: sequence{
 		resConv(b, "conv1", conv2d{In: 3, Out: 64, Kernel: 7, Stride: 2, Padding: 3}), // [N 64 64 64]
-		b.batchNorm("bn1", 64, 1), relu{},
+		b.rectifiedNorm("bn1", 64),
 		b.maxPool("maxpool", [3]int64{3, 2, 1}), // [N 64 32 32]
 	}}
 	in := int64(64)
@@ -43,9 +43,10 @@ func (n *resNet18) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 	return n.fc.forward(s, x, m)
 }
 
-// basicBlock is x + branch(x), both through a rectifier; skip projects x where the shape changes.
+// basicBlock is x + norm(branch(x)), both through a rectifier; skip projects x where the shape changes.
 type basicBlock struct {
 	branch sequence
+	norm   *batchNorm
 	skip   sequence
 	out    relu
 }
@@ -53,10 +54,10 @@ type basicBlock struct {
 func newBasicBlock(b *builder, name string, c conv2d) *basicBlock {
 	block := &basicBlock{branch: sequence{
 		resConv(b, name+".conv1", conv2d{In: c.In, Out: c.Out, Kernel: 3, Stride: c.Stride, Padding: 1}),
-		b.batchNorm(name+".bn1", c.Out, 1), relu{},
+		b.rectifiedNorm(name+".bn1", c.Out),
 		resConv(b, name+".conv2", conv2d{In: c.Out, Out: c.Out, Kernel: 3, Padding: 1}),
-		b.batchNorm(name+".bn2", c.Out, 1),
 	}}
+	block.norm = b.batchNorm(name+".bn2", c.Out, 1)
 	if c.In != c.Out || c.Stride != 1 {
 		block.skip = sequence{
 			resConv(b, name+".downsample.0", conv2d{In: c.In, Out: c.Out, Kernel: 1, Stride: c.Stride}),
@@ -74,7 +75,7 @@ func (r *basicBlock) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor 
 		if r.skip != nil {
 			x = r.skip.forward(c, x, m)
 		}
-		return r.out.forward(c, c.AddInPlace(y, x), m)
+		return r.norm.join(c, y, x, r.out, m)
 	})
 }
 

@@ -21,9 +21,9 @@ type sceneNet struct {
 func newSceneNet(b *builder) layer {
 	n := &sceneNet{stem: sequence{
 		resConv(b, "stem.0", conv2d{In: 3, Out: 32, Kernel: 3, Stride: 2, Padding: 1}), // [N 32 64 64]
-		b.batchNorm("stem.1", 32, 1), relu{},
+		b.rectifiedNorm("stem.1", 32),
 		resConv(b, "stem.3", conv2d{In: 32, Out: 64, Kernel: 3, Stride: 2, Padding: 1}), // [N 64 32 32]
-		b.batchNorm("stem.4", 64, 1), relu{},
+		b.rectifiedNorm("stem.4", 64),
 	}}
 	in := int64(64)
 	for i, stage := range []struct{ out, blocks int64 }{{64, 1}, {128, 1}, {256, 2}, {384, 1}} { // 32 x 32, 16, 8, 4
@@ -54,10 +54,10 @@ func (n *sceneNet) forward(s *ops.Scope, x torch.Tensor, m Mode) torch.Tensor {
 func newSceneBlock(b *builder, name string, c conv2d) *basicBlock {
 	block := &basicBlock{branch: sequence{
 		resConv(b, name+".conv1", conv2d{In: c.In, Out: c.Out, Kernel: 3, Stride: c.Stride, Padding: 1}),
-		b.batchNorm(name+".bn1", c.Out, 1), relu{},
+		b.rectifiedNorm(name+".bn1", c.Out),
 		resConv(b, name+".conv2", conv2d{In: c.Out, Out: c.Out, Kernel: 3, Padding: 1}),
-		b.batchNorm(name+".bn2", c.Out, 0),
 	}}
+	block.norm = b.batchNorm(name+".bn2", c.Out, 0)
 	if c.In != c.Out || c.Stride != 1 {
 		if c.Stride != 1 {
 			block.skip = append(block.skip, avgPool{c.Stride})
