@@ -17,12 +17,12 @@ type simpleNet struct {
 func newSimpleNet(b *builder) layer {
 	return &simpleNet{
 		features: sequence{
-			b.conv("features.0", conv2d{In: 3, Out: 64, Kernel: 7, Stride: 2, Padding: 3}), b.relu("features.1"), // [N 64 64 64]
-			b.maxPool("features.2", [3]int64{3, 2, 1}),                                     // [N 64 32 32]
+			b.conv("features.0", conv2d{In: 3, Out: 64, Kernel: 7, Stride: 2, Padding: 3}), // [N 64 64 64]
+			b.rectifiedPool("features.1", "features.2", [3]int64{3, 2, 1}),                 // [N 64 32 32]
 			b.conv("features.3", conv2d{In: 64, Out: 64, Kernel: 1}), b.relu("features.4"), // [N 64 32 32]
 			b.conv("features.5", conv2d{In: 64, Out: 64, Kernel: 3, Padding: 1}), b.relu("features.6"),
-			b.conv("features.7", conv2d{In: 64, Out: 256, Kernel: 1}), b.relu("features.8"), // [N 256 32 32]
-			b.maxPool("features.9", [3]int64{3, 2, 1}), // [N 256 16 16]
+			b.conv("features.7", conv2d{In: 64, Out: 256, Kernel: 1}),      // [N 256 32 32]
+			b.rectifiedPool("features.8", "features.9", [3]int64{3, 2, 1}), // [N 256 16 16]
 			b.conv("features.10", conv2d{In: 256, Out: 128, Kernel: 1}), b.relu("features.11"),
 			b.conv("features.12", conv2d{In: 128, Out: 128, Kernel: 3, Padding: 1}), b.relu("features.13"),
 			b.conv("features.14", conv2d{In: 128, Out: 512, Kernel: 1}), b.relu("features.15"), // [N 512 16 16]
