@@ -23,12 +23,18 @@ type ConvGeometry struct {
 }
 
 // Conv2d returns the cross-correlation of x [N Ci H W] with w [Co Ci/G Kh Kw], plus b [Co] where it is defined:
-// [N Co (H+2P-Kh)/S+1 (W+2P-Kw)/S+1]. The gradient of images on a CPU is our own convolution's.
+// [N Co (H+2P-Kh)/S+1 (W+2P-Kw)/S+1]. On a CPU the gradient of images is our own convolution's, and kernels of 3 x 3 go by
+// Winograd's algorithm where that pays.
 func (s *Scope) Conv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
 	if g.Groups <= 1 && s.slowGradient(x) {
 		return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor { return s.ownConv2d(x, w, b, g, ownConvImages) })
 	}
-	return s.libraryConv2d(x, w, b, g)
+	return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor {
+		if y, ok := s.winogradConv2d(x, s.like(w, x), s.like(b, x), g, false); ok {
+			return y
+		}
+		return s.libraryConv2d(x, w, b, g)
+	})
 }
 
 func (s *Scope) libraryConv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
