@@ -21,7 +21,7 @@ func winograd(s *Scope, x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
 
 // winogradCases are of kernels of 3 x 3, stride 1 and padding 1, channels last.
 func winogradCases(rng *rand.Rand) (cases []convCase) {
-	for _, c := range []convCase{
+	cases = []convCase{
 		{n: 1, ci: 1, co: 1, h: 1, w: 1},
 		{n: 1, ci: 3, co: 33, h: 2, w: 2},
 		{n: 2, ci: 17, co: 19, h: 1, w: 5},
@@ -30,8 +30,6 @@ func winogradCases(rng *rand.Rand) (cases []convCase) {
 		{n: 1, ci: 190, co: 64, h: 9, w: 6},
 		{n: 20, ci: 7, co: 24, h: 17, w: 15, threads: 2}, // several blocks, the last not full
 		{n: 5, ci: 24, co: 16, h: 32, w: 29, threads: 3}, // several parts of the sum over tiles
-	} {
-		cases = append(cases, c)
 	}
 	for len(cases) < 40 {
 		cases = append(cases, convCase{
