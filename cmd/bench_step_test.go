@@ -160,7 +160,8 @@ func TestAProfileAccountsForTheStep(t *testing.T) {
 	if apart := math.Abs(sum/all[0].Seconds - 1); apart > .01 {
 		t.Errorf("operations take %g s of a step of %g s", sum, all[0].Seconds)
 	}
-	if calls["aten::convolution"] != 7 || calls["aten::convolution_backward"] != 7 || calls["mp::update"] != 1 {
+	there, back := calls["aten::convolution"]+calls["mp::winograd"], calls["aten::convolution_backward"]+calls["mp::winograd_backward"]
+	if there != 7 || back != 7 || calls["mp::update"] != 1 {
 		t.Errorf("calls a step: %v; want 7 convolutions there and back, and 1 update", calls)
 	}
 	if code, _, stderr := callMain("bench", "step", "--profile", "--workers", "2"); code != exitBadInput || !strings.Contains(stderr, "leave --workers out") {
