@@ -8,18 +8,19 @@ import (
 	torch "github.com/wangkuiyi/gotorch"
 )
 
-// What the convolutions of scenenet and resnet18 cost by the library and by Winograd's algorithm: forward, and the gradients of
-// x and of w with their forward pass; one thread, channels last.
+// What the convolutions of scenenet and resnet18 cost by the library, by Winograd's algorithm with either tile, and by what
+// Conv2d chooses: forward, and the gradients of x and of w with their forward pass; one thread, channels last.
 func BenchmarkWinograd(b *testing.B) {
 	d, err := OpenDevice(DeviceConfig{GPU: CPU, Threads: 1})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer d.Close()
+	ways := map[string]convolution{"library": library, "2x2": winograd(2), "4x4": winograd(4), "chosen": (*Scope).Conv2d}
 	for _, v := range [][2]int64{{64, 32}, {128, 16}, {256, 8}, {384, 4}, {512, 4}} { // channels, side
 		for _, n := range []int64{16, 32} {
 			for _, what := range []string{"forward", "dx", "dw"} {
-				for _, way := range []string{"library", "winograd"} {
+				for _, way := range []string{"library", "2x2", "4x4", "chosen"} {
 					b.Run(fmt.Sprintf("%d@%dx%d/batch=%d/%s/%s", v[0], v[1], v[1], n, what, way), func(b *testing.B) {
 						if err := d.Do(context.Background(), func(s *Scope) error {
 							x := s.ChannelsLast(s.Offset(s.Zeros(Float32, n, v[0], v[1], v[1]), .5))
@@ -35,11 +36,7 @@ func BenchmarkWinograd(b *testing.B) {
 							}
 							for b.Loop() {
 								c := s.Child()
-								convolve := c.libraryConv2d
-								if way == "winograd" {
-									convolve = func(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor { return winograd(c, x, w, b, g) }
-								}
-								y := convolve(x, w, torch.Tensor{}, ConvGeometry{Padding: 1})
+								y := ways[way](c, x, w, torch.Tensor{}, ConvGeometry{Padding: 1})
 								if what != "forward" {
 									c.Pullback(y, y, leaf)
 								}

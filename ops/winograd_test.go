@@ -10,26 +10,31 @@ import (
 	torch "github.com/wangkuiyi/gotorch"
 )
 
-// winograd fails where there is no such convolution for what it is asked.
-func winograd(s *Scope, x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
-	y, ok := s.winogradConv2d(x, w, b, g, true)
-	if !ok {
-		s.Fail(fmt.Errorf("no Winograd for %s", shapes([]torch.Tensor{x, w})))
+var tiles = []int{2, 4}
+
+// winograd convolves with tiles of tile x tile pixels and fails where it cannot.
+func winograd(tile int) convolution {
+	return func(s *Scope, x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
+		y, ok := s.winogradConv2d(x, w, b, g, tile)
+		if !ok {
+			s.Fail(fmt.Errorf("no Winograd for %s", shapes([]torch.Tensor{x, w})))
+		}
+		return y
 	}
-	return y
 }
 
 // winogradCases are of kernels of 3 x 3, stride 1 and padding 1, channels last.
-func winogradCases(rng *rand.Rand) (cases []convCase) {
-	cases = []convCase{
+func winogradCases(rng *rand.Rand) []convCase {
+	cases := []convCase{
 		{n: 1, ci: 1, co: 1, h: 1, w: 1},
 		{n: 1, ci: 3, co: 33, h: 2, w: 2},
 		{n: 2, ci: 17, co: 19, h: 1, w: 5},
 		{n: 3, ci: 16, co: 8, h: 5, w: 4},
 		{n: 2, ci: 64, co: 64, h: 3, w: 3},
 		{n: 1, ci: 190, co: 64, h: 9, w: 6},
+		{n: 9, ci: 100, co: 120, h: 13, w: 12, threads: 2},
 		{n: 20, ci: 7, co: 24, h: 17, w: 15, threads: 2}, // several blocks, the last not full
-		{n: 5, ci: 24, co: 16, h: 32, w: 29, threads: 3}, // several parts of the sum over tiles
+		{n: 9, ci: 24, co: 16, h: 32, w: 29, threads: 3}, // several parts of the sum over tiles
 	}
 	for len(cases) < 40 {
 		cases = append(cases, convCase{
@@ -46,9 +51,12 @@ func TestWinogradEqualsItsTwinAndTheLibrary(t *testing.T) {
 	rng := rand.New(rand.NewPCG(8, 15))
 	for _, c := range winogradCases(rng) {
 		v := c.draw(rng)
-		got := c.run(t, Float32, v, winograd)
-		got.compare(t, c.String()+", plain twin", plainConv(c, v), 1e-5)
-		got.compare(t, c.String()+", library", c.run(t, Float32, v, library), 1e-5)
+		plain, lib := plainConv(c, v), c.run(t, Float32, v, library)
+		for _, tile := range tiles {
+			got, name := c.run(t, Float32, v, winograd(tile)), fmt.Sprintf("tiles of %d, %v", tile, c)
+			got.compare(t, name+", plain twin", plain, 1e-5)
+			got.compare(t, name+", library", lib, 1e-5)
+		}
 	}
 }
 
@@ -58,18 +66,21 @@ func TestWinogradRepeatsItsBits(t *testing.T) {
 	for _, c := range []convCase{
 		{n: 1, ci: 48, co: 40, h: 8, w: 8},
 		{n: 2, ci: 64, co: 64, h: 9, w: 7},
-		{n: 5, ci: 20, co: 24, h: 33, w: 29},
+		{n: 10, ci: 20, co: 24, h: 33, w: 29},
 	} {
-		c.kh, c.kw, c.stride, c.padding, c.last, c.threads = 3, 3, 1, 1, true, 1
+		c.kh, c.kw, c.stride, c.padding, c.last = 3, 3, 1, 1, true
 		v := c.draw(rng)
-		first := c.run(t, Float32, v, winograd)
-		for _, c.threads = range []int{1, 2, 2, 3, 3} {
-			c.run(t, Float32, v, winograd).compare(t, c.String()+", again", first, 0)
+		for _, tile := range tiles {
+			c.threads = 1
+			first := c.run(t, Float32, v, winograd(tile))
+			for _, c.threads = range []int{1, 2, 2, 3, 3} {
+				c.run(t, Float32, v, winograd(tile)).compare(t, fmt.Sprintf("tiles of %d, %v, again", tile, c), first, 0)
+			}
 		}
 	}
 }
 
-// chosen says what Conv2d runs for such an x and w: the name of the node of its gradient.
+// chosen says whether Conv2d goes by Winograd's algorithm for x and co output channels.
 func chosen(t *testing.T, x func(s *Scope) torch.Tensor, co int64, g ConvGeometry) (winograd bool) {
 	t.Helper()
 	on(t, func(s *Scope) error {
@@ -78,7 +89,7 @@ func chosen(t *testing.T, x func(s *Scope) torch.Tensor, co int64, g ConvGeometr
 			return nil
 		}
 		w := s.ChannelsLast(s.Zeros(in.Dtype(), co, in.Shape()[1]/max(g.Groups, 1), 3, 3))
-		_, winograd = s.winogradConv2d(in, w, torch.Tensor{}, g, false)
+		_, winograd = s.winogradConv2d(in, w, torch.Tensor{}, g, fastestTile)
 		return nil
 	})
 	return winograd
@@ -123,7 +134,7 @@ func TestWinogradIsTakenWhereItPays(t *testing.T) {
 func TestWinogradFrozen(t *testing.T) {
 	c := convCase{n: 4, ci: 40, co: 48, h: 20, w: 20, kh: 3, kw: 3, stride: 1, padding: 1, last: true, threads: 1}
 	v := c.draw(rand.New(rand.NewPCG(4, 4)))
-	all := c.run(t, Float32, v, winograd)
+	all := c.run(t, Float32, v, winograd(2))
 	on(t, func(s *Scope) error {
 		last := func(values []float64, shape ...int64) torch.Tensor {
 			return s.ChannelsLast(s.To(From(s, values, shape...), Float32))
@@ -131,13 +142,13 @@ func TestWinogradFrozen(t *testing.T) {
 		x, w, r := last(v.x, c.n, c.ci, c.h, c.w), last(v.w, c.co, c.ci, 3, 3), last(v.r, c.n, c.co, c.h, c.w)
 		leaf := s.Leaf(x)
 		before := HostMemory().Used
-		y := winograd(s, leaf, w, torch.Tensor{}, c.geometry())
+		y := winograd(2)(s, leaf, w, torch.Tensor{}, c.geometry())
 		if got, want := HostMemory().Used-before, 4*c.n*c.co*c.h*c.w; got > want+want/8 {
 			t.Errorf("a convolution of frozen weights keeps %d bytes, its result has %d", got, want)
 		}
 		dx := s.Pullback(y, r, leaf)
 		weights := s.Leaf(w)
-		dw := s.Pullback(winograd(s, x, weights, torch.Tensor{}, c.geometry()), r, weights)
+		dw := s.Pullback(winograd(2)(s, x, weights, torch.Tensor{}, c.geometry()), r, weights)
 		if s.Err() != nil {
 			return nil
 		}
@@ -166,6 +177,9 @@ func TestWinogradErrors(t *testing.T) {
 			s.AddInPlace(w, w)
 			s.Grad(s.Sum(y), x)
 		}, "inplace operation"},
+		{"tile", func(s *Scope) {
+			s.winogradConv2d(s.Zeros(Float32, 2, 64, 8, 8), s.Zeros(Float32, 64, 64, 3, 3), torch.Tensor{}, ConvGeometry{Padding: 1}, 3)
+		}, "tiles of 2 x 2 and of 4 x 4, not of 3"},
 	} {
 		d, err := OpenDevice(DeviceConfig{GPU: CPU, Threads: 1})
 		if err != nil {

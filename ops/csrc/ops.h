@@ -140,10 +140,10 @@ enum { MP_CONV_AUTO, MP_CONV_COMPOSED, MP_CONV_WIDE, MP_CONV_NARROW, MP_CONV_IMA
 int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t padding, int how, mp_tensor *y, char *err);
 
 // y [N Co H W] (new) = x [N Ci H W] cross-correlated with w [Co Ci 3 3] at stride 1 and padding 1, plus b [Co] (may be null), by
-// Winograd's algorithm, with a graph of one node. y is null where that takes longer than the library, or there is no
-// implementation: the caller asks the library. There is one for float32 on the CPU that lies N H W C. With always set only the
-// latter counts. No bit depends on the number of threads.
-int mp_winograd_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int always, mp_tensor *y, char *err);
+// Winograd's algorithm with tiles of tile x tile pixels, 2 or 4, with a graph of one node. y is null where there is no
+// implementation: the caller asks the library. There is one for float32 on the CPU that lies N H W C. For tile 0 it takes the
+// fastest, and y is null where that is the library's. No bit depends on the number of threads.
+int mp_winograd_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t tile, mp_tensor *y, char *err);
 
 // What each of ATen's operations and each node of a backward pass takes, of all threads, from start to stop: the dearest max
 // of them, without what they call in turn. On a GPU that is the asking, not the work.

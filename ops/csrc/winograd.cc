@@ -14,12 +14,13 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct WinogradConv : torch::autograd::Function<WinogradConv> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias) {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &bias,
+                            int64_t tile) {
     RECORD_FUNCTION("mp::winograd", c10::ArrayRef<const c10::IValue>{});
     // A gradient of w needs x, one of x needs w.
     ctx->save_for_backward({w.requires_grad() ? x : at::Tensor(), w});
-    ctx->saved_data["bias"] = bias.has_value();
-    return mp::winograd::forward(x, w, bias.value_or(at::Tensor()));
+    ctx->saved_data["bias"] = bias.has_value(), ctx->saved_data["tile"] = tile;
+    return mp::winograd::forward(x, w, bias.value_or(at::Tensor()), tile);
   }
 
   static variable_list backward(AutogradContext *ctx, variable_list dys) {
@@ -27,11 +28,12 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
     RECORD_FUNCTION("mp::winograd_backward", c10::ArrayRef<const c10::IValue>{});
     const auto saved = ctx->get_saved_variables();
     const at::Tensor dy = dys[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const int64_t tile = ctx->saved_data["tile"].toInt();
     at::Tensor dx, dw, db;
-    if (ctx->needs_input_grad(0)) dx = mp::winograd::input_gradient(dy, saved[1]);
-    if (ctx->needs_input_grad(1)) dw = mp::winograd::weight_gradient(saved[0], dy);
+    if (ctx->needs_input_grad(0)) dx = mp::winograd::input_gradient(dy, saved[1], tile);
+    if (ctx->needs_input_grad(1)) dw = mp::winograd::weight_gradient(saved[0], dy, tile);
     if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) db = mp::winograd::bias_gradient(dy);
-    return {dx, dw, db};
+    return {dx, dw, db, {}};
   }
 };
 
@@ -39,30 +41,41 @@ bool plain(const at::Tensor &t) { return t.is_cpu() && t.scalar_type() == at::kF
 
 // Whether Winograd's algorithm is there for what is asked. What is wrong is the library's to refuse.
 bool covered(const at::Tensor &x, const at::Tensor &w, const at::Tensor *b) {
-  return plain(x) && x.dim() == 4 && x.numel() > 0 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && plain(w) && w.dim() == 4 &&
-         w.numel() > 0 && w.size(1) == x.size(1) && w.size(2) == 3 && w.size(3) == 3 && (!b || (plain(*b) && b->dim() == 1 && b->size(0) == w.size(0)));
+  return plain(x) && x.dim() == 4 && x.numel() > 0 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && plain(w) &&
+         w.dim() == 4 && w.numel() > 0 && w.size(1) == x.size(1) && w.size(2) == 3 && w.size(3) == 3 &&
+         (!b || (plain(*b) && b->dim() == 1 && b->size(0) == w.size(0)));
 }
 
-// Whether Winograd's algorithm takes less time than the library, forward and for both gradients. The number of threads has no
-// say: results may not depend on it. Shares of the library's time, one thread of a Zen 4 (forward, dx, dw):
+// The tile with which Winograd's algorithm takes least time, forward and for both gradients, or 0 where the library takes less.
+// The number of threads has no say: results may not depend on it. Shares of the library's time, one thread of a Zen 4, tiles of
+// 2 x 2 and of 4 x 4, each forward, dx, dw:
 //
-//   16 samples  64@32x32 .55 .52 .67   128@16x16 .55 .54 .62   256@8x8 .65 .56 .60   384@4x4 .87 .76 .52   512@4x4 .94 .72 .55
-//   32 samples  64@32x32 .58 .57 .69   128@16x16 .56 .55 .63   256@8x8 .61 .59 .60   384@4x4 .85 .67 .55   512@4x4 .84 .77 .53
-//   8 samples at 32x32: 8 channels .9 .9 2, 16 channels 1 1.1 1.3, 24 channels .7 .75 .8, 16 to 64 channels at 16x16 .6 .6 .9
-//   384@4x4 of 1, 2 and 4 samples: 3.4 1.3 2.6, 1.3 .7 .6, .9 .8 .55
-bool pays(const at::Tensor &x, const at::Tensor &w) {
-  const int64_t c = w.size(1), o = w.size(0), tiles = x.size(0) * ((x.size(2) + 1) / 2) * ((x.size(3) + 1) / 2);
-  return std::min(c, o) >= 16 && c + o >= 48 && tiles >= 16;
+//   16 samples   64@32x32 .53 .54 .66, .42 .44 .48   128@16x16 .57 .55 .62, .40 .46 .41   256@8x8 .62 .58 .58, .55 .52 .50
+//                384@4x4  .86 .73 .55, 1.4 .84 .72   512@4x4   .93 .69 .50, 2.5 2.4 1.7
+//   32 samples   64@32x32 .58 .57 .69, .43 .39 .54   128@16x16 .56 .55 .63, .37 .38 .44   256@8x8 .61 .59 .60, .54 .46 .45
+//                384@4x4  .85 .67 .55, .79 .62 .55   512@4x4   .84 .77 .53, 1.7 1.5 .86
+//   8 samples    128@13x13 .64 .62 .76, .64 .59 .66   at 32x32 2 x 2: 8 channels .9 .9 2, 16 1 1.1 1.3, 24 .7 .75 .8
+//   384@4x4 of 1, 2 and 4 samples, 2 x 2: 3.4 1.3 2.6, 1.3 .7 .6, .9 .8 .55
+//
+// What weights cost to transform must be shared by many tiles. A tile of 4 x 4 takes 36 multiplications, four of 2 x 2 take 64.
+int64_t fastest(const at::Tensor &x, const at::Tensor &w) {
+  const int64_t c = w.size(1), o = w.size(0), n = x.size(0), h = x.size(2), side = x.size(3);
+  const int64_t small = n * ((h + 1) / 2) * ((side + 1) / 2), large = n * ((h + 3) / 4) * ((side + 3) / 4);
+  if (std::min(c, o) < 16 || c + o < 48 || small < 16) return 0;
+  return large >= 64 && 3 * large <= small && c * o <= 400 * 400 ? 4 : 2;
 }
 
 }  // namespace
 
-int mp_winograd_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int always, mp_tensor *y, char *err) {
+int mp_winograd_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t tile, mp_tensor *y, char *err) {
   return mp::guard(err, [&] {
     const at::Tensor &input = mp::tensor(x), &weight = mp::tensor(w);
     *y = nullptr;
-    if (!covered(input, weight, b ? &mp::tensor(b) : nullptr) || !(always || pays(input, weight))) return;
+    TORCH_CHECK(tile == 0 || tile == 2 || tile == 4, "there are tiles of 2 x 2 and of 4 x 4, not of ", tile);
+    if (!covered(input, weight, b ? &mp::tensor(b) : nullptr)) return;
+    if (tile == 0) tile = fastest(input, weight);
+    if (tile == 0) return;
     auto bias = b ? std::optional<at::Tensor>(mp::tensor(b)) : std::nullopt;
-    *y = mp::handle(WinogradConv::apply(input, weight, bias));
+    *y = mp::handle(WinogradConv::apply(input, weight, bias, tile));
   });
 }

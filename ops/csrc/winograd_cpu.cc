@@ -1,9 +1,9 @@
 // Winograd's convolution on the CPU.
 //
-// Sixteen matrices of tiles do for all taps at once what a convolution does one tap at a time: four pixels of y take 16
-// multiplications a pair of channels instead of 36. Blocks of tiles are so small that what lies between the images and the
-// products stays in the processor's cache. Their size, and how the sums over tiles are cut, depend on shapes alone, so no bit
-// depends on the number of threads.
+// For each of the points of a tile, 4 x 4 or 6 x 6, there is one product of matrices [tiles c] [c o]: four pixels of y take 16
+// multiplications a pair of channels instead of 36, sixteen pixels 36 instead of 144. Blocks of tiles are so small that what
+// lies between the images and the products stays in the processor's cache. Their size, and how the sums over tiles are cut,
+// depend on shapes alone, so no bit depends on the number of threads.
 #include "winograd.h"
 
 #include <ATen/Context.h>
@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "gemm.h"
 
@@ -24,20 +25,25 @@ namespace {
 #define MP_INLINE [[gnu::always_inline]] inline
 #define MP_UNROLL _Pragma("GCC unroll 16")
 
-constexpr int64_t kPoints = 16;       // products to a tile
-constexpr int64_t kBlock = 8192;      // elements of a row of tiles' matrices: 64 tiles of 64 channels in and 64 out
-constexpr int64_t kSumBlock = 32768;  // the same where only a quarter of the matrices lies in the cache
-constexpr int64_t kGap = 16;          // elements between matrices, which would else lie on the same lines of the cache
-constexpr int64_t kGrain = 16;        // tiles that are worth a thread
-constexpr int64_t kPart = 1024;       // tiles of a part of a sum, and
-constexpr int64_t kParts = 4;         // the most parts
+constexpr int64_t kBlock = 128 << 10;  // elements of the matrices of a block
+constexpr int64_t kGap = 16;           // elements between matrices, which would else lie on the same lines of the cache
+constexpr int64_t kGrain = 16;         // tiles that are worth a thread
+constexpr int64_t kPart = 4096;        // pixels of a part of a sum, and
+constexpr int64_t kParts = 4;          // the most parts
 
-// Images [n h w] and their tiles, each of 2 x 2 pixels, the last ones of odd sides cut.
+// Images [n h w] and their tiles, each of tile x tile pixels, the last ones cut where a side is no multiple of it.
 struct Grid {
-  int64_t n, h, w, down, across;
-  explicit Grid(const at::Tensor &images)
-      : n(images.size(0)), h(images.size(2)), w(images.size(3)), down((h + 1) / 2), across((w + 1) / 2) {}
+  int64_t tile, n, h, w, down, across;
+  Grid(const at::Tensor &images, int64_t tile)
+      : tile(tile), n(images.size(0)), h(images.size(2)), w(images.size(3)), down((h + tile - 1) / tile),
+        across((w + tile - 1) / tile) {}
   int64_t tiles() const { return n * down * across; }
+  int64_t side() const { return tile + 2; }  // of a tile's points, and of the pixels of x under it
+  int64_t points() const { return side() * side(); }
+  // Tiles of a block of which matrices of so many points and channels lie in the cache.
+  int64_t block(int64_t points, int64_t channels, int64_t least, int64_t most) const {
+    return std::min(most, std::max(kBlock / (points * channels), least));
+  }
 };
 
 // Eight channels at a time; the rest one by one.
@@ -62,7 +68,7 @@ template <class F>
 MP_INLINE void each(const Grid &g, int64_t first, int64_t last, F &&f) {
   int64_t across = first % g.across, down = first / g.across % g.down, image = first / g.across / g.down;
   for (int64_t t = first; t < last; t++) {
-    f(t - first, image, 2 * down, 2 * across);
+    f(t - first, image, g.tile * down, g.tile * across);
     if (++across < g.across) continue;
     across = 0;
     if (++down < g.down) continue;
@@ -83,153 +89,220 @@ MP_INLINE void pixels(P *image, const Grid &g, int64_t c, int64_t row, int64_t c
   }
 }
 
-// Row I of BT d B.
-template <int I>
-MP_INLINE void input_row(const float *const *d, int64_t c, float *to, int64_t step) {
-  constexpr int kPlus[] = {0, 1, 2, 3}, kOther[] = {2, 2, 1, 1};
+// The matrices of winograd.h times a vector, for tiles of 2 x 2 pixels.
+struct Two {
+  static constexpr int kTile = 2, kSide = 4;
+  template <class V>
+  MP_INLINE static void input(const V *x, V *to) {  // BT x
+    to[0] = x[0] - x[2], to[1] = x[1] + x[2], to[2] = x[2] - x[1], to[3] = x[3] - x[1];
+  }
+  template <class V>
+  MP_INLINE static void output(const V *m, V *to) {  // AT m
+    to[0] = m[0] + m[1] + m[2], to[1] = m[1] - m[2] + m[3];
+  }
+  template <class V>
+  MP_INLINE static void slope(const V *y, V *to) {  // A y
+    to[0] = y[0], to[1] = y[0] + y[1], to[2] = y[0] - y[1], to[3] = y[1];
+  }
+  template <class V>
+  MP_INLINE static void weight(const V *w, V *to) {  // G w
+    const V even = .5f * (w[0] + w[2]), odd = .5f * w[1];
+    to[0] = w[0], to[1] = even + odd, to[2] = even - odd, to[3] = w[2];
+  }
+  template <class V>
+  MP_INLINE static void gathered(const V *m, V *to) {  // GT m
+    const V even = .5f * (m[1] + m[2]);
+    to[0] = m[0] + even, to[1] = .5f * (m[1] - m[2]), to[2] = even + m[3];
+  }
+};
+
+// The same for tiles of 4 x 4.
+struct Four {
+  static constexpr int kTile = 4, kSide = 6;
+  static constexpr float a = .70710678f, b = 1.41421356f, a2 = .5f, b2 = 2, a3 = a2 * a, b3 = b2 * b, kG = -2.f / 3, kH = 1.f / 6;
+  template <class V>
+  MP_INLINE static void input(const V *x, V *to) {
+    const V even = x[4] - b2 * x[2], odd = a * (x[3] - b2 * x[1]), other = x[4] - a2 * x[2], rest = b * (x[3] - a2 * x[1]);
+    to[0] = x[0] - 2.5f * x[2] + x[4], to[5] = x[1] - 2.5f * x[3] + x[5];
+    to[1] = even + odd, to[2] = even - odd, to[3] = other + rest, to[4] = other - rest;
+  }
+  template <class V>
+  MP_INLINE static void output(const V *m, V *to) {
+    const V even = m[1] + m[2], odd = m[1] - m[2], other = m[3] + m[4], rest = m[3] - m[4];
+    to[0] = m[0] + even + other, to[1] = a * odd + b * rest, to[2] = a2 * even + b2 * other, to[3] = a3 * odd + b3 * rest + m[5];
+  }
+  template <class V>
+  MP_INLINE static void slope(const V *y, V *to) {
+    const V even = y[0] + a2 * y[2], odd = a * y[1] + a3 * y[3], other = y[0] + b2 * y[2], rest = b * y[1] + b3 * y[3];
+    to[0] = y[0], to[1] = even + odd, to[2] = even - odd, to[3] = other + rest, to[4] = other - rest, to[5] = y[3];
+  }
+  template <class V>
+  MP_INLINE static void weight(const V *w, V *to) {
+    const V even = kG * (w[0] + a2 * w[2]), odd = kG * a * w[1], other = kH * (w[0] + b2 * w[2]), rest = kH * b * w[1];
+    to[0] = w[0], to[1] = even + odd, to[2] = even - odd, to[3] = other + rest, to[4] = other - rest, to[5] = w[2];
+  }
+  template <class V>
+  MP_INLINE static void gathered(const V *m, V *to) {
+    const V even = kG * (m[1] + m[2]), other = kH * (m[3] + m[4]);
+    to[0] = m[0] + even + other, to[1] = kG * a * (m[1] - m[2]) + kH * b * (m[3] - m[4]), to[2] = a2 * even + b2 * other + m[5];
+  }
+};
+
+// Rows first..last of a tile's points of L vt LT [S S] for the K x K vectors v, whose matrix L is applied by f.
+template <int first, int last, int K, int S, class F>
+MP_INLINE void widen(const float *const *v, int64_t c, float *to, int64_t step, F &&f) {
   lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
-    V t[4], p, q;
+    V t[S][K], x[S];
     MP_UNROLL
-    for (int j = 0; j < 4; j++) {
-      load(p, d[4 * kPlus[I] + j] + at), load(q, d[4 * kOther[I] + j] + at);
-      t[j] = I == 1 ? p + q : p - q;
+    for (int j = 0; j < K; j++) {
+      V column[K];
+      MP_UNROLL
+      for (int i = 0; i < K; i++) load(column[i], v[K * i + j] + at);
+      f(column, x);
+      MP_UNROLL
+      for (int i = first; i < last; i++) t[i][j] = x[i];
     }
-    store(to + at, t[0] - t[2]);
-    store(to + step + at, t[1] + t[2]);
-    store(to + 2 * step + at, t[2] - t[1]);
-    store(to + 3 * step + at, t[3] - t[1]);
+    MP_UNROLL
+    for (int i = first; i < last; i++) {
+      f(t[i], x);
+      MP_UNROLL
+      for (int j = 0; j < S; j++) store(to + (S * (i - first) + j) * step + at, x[j]);
+    }
   });
 }
 
-// Row I of A d AT.
-template <int I>
-MP_INLINE void slope_row(const float *const *d, int64_t c, float *to, int64_t step) {
-  lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
-    V t[2], p, q;
-    MP_UNROLL
-    for (int j = 0; j < 2; j++) {
-      if constexpr (I != 3) load(p, d[j] + at);
-      if constexpr (I != 0) load(q, d[2 + j] + at);
-      if constexpr (I == 0) t[j] = p;
-      if constexpr (I == 1) t[j] = p + q;
-      if constexpr (I == 2) t[j] = p - q;
-      if constexpr (I == 3) t[j] = q;
-    }
-    store(to + at, t[0]);
-    store(to + step + at, t[0] + t[1]);
-    store(to + 2 * step + at, t[0] - t[1]);
-    store(to + 3 * step + at, t[1]);
-  });
-}
-
-// Rows of 4 matrices [tiles c] each, from..to, step elements from one matrix to the next.
-struct Rows {
-  int from, to;
+// Where the points of tiles go: matrices [tiles c], step elements apart, of all points or of one row of them.
+struct Points {
   float *data;
   int64_t step;
+  int row = kAll;
+  static constexpr int kAll = -1;
 };
+
+// Calls f<first, last>() with the rows of points that are asked for.
+template <int S, class F>
+MP_INLINE void asked(int row, F &&f) {
+  if (row == Points::kAll) return f.template operator()<0, S>();
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    ((row == I ? f.template operator()<I, I + 1>() : void()), ...);
+  }(std::make_integer_sequence<int, S>());
+}
+
+template <class A>
+MP_INLINE void inputs(const float *images, const Grid &g, int64_t c, int64_t first, int64_t last, const float *zeros, const Points &to) {
+  each(g, first, last, [&](int64_t t, int64_t image, int64_t row, int64_t column) __attribute__((always_inline)) {
+    constexpr int S = A::kSide;
+    const float *d[S * S];
+    pixels<S>(images + image * g.h * g.w * c, g, c, row - 1, column - 1, zeros, d);
+    asked<S>(to.row, [&]<int from, int end>() __attribute__((always_inline)) {
+      widen<from, end, S, S>(d, c, to.data + t * c, to.step, [](const auto *v, auto *x) __attribute__((always_inline)) { A::input(v, x); });
+    });
+  });
+}
 
 // BT d B of the tiles first..last.
 MP_CLONES void transform_inputs(const float *images, const Grid &g, int64_t c, int64_t first, int64_t last, const float *zeros,
-                                const Rows &rows) {
+                                const Points &to) {
+  g.tile == 4 ? inputs<Four>(images, g, c, first, last, zeros, to) : inputs<Two>(images, g, c, first, last, zeros, to);
+}
+
+template <class A>
+MP_INLINE void slopes(const float *images, const Grid &g, int64_t c, int64_t first, int64_t last, const float *zeros, const Points &to) {
   each(g, first, last, [&](int64_t t, int64_t image, int64_t row, int64_t column) __attribute__((always_inline)) {
-    const float *d[16];
-    pixels<4>(images + image * g.h * g.w * c, g, c, row - 1, column - 1, zeros, d);
-    float *to = rows.data + t * c;
-    for (int i = rows.from; i < rows.to; i++, to += 4 * rows.step) {
-      switch (i) {
-        case 0: input_row<0>(d, c, to, rows.step); break;
-        case 1: input_row<1>(d, c, to, rows.step); break;
-        case 2: input_row<2>(d, c, to, rows.step); break;
-        case 3: input_row<3>(d, c, to, rows.step); break;
-      }
-    }
+    constexpr int K = A::kTile, S = A::kSide;
+    const float *d[K * K];
+    pixels<K>(images + image * g.h * g.w * c, g, c, row, column, zeros, d);
+    asked<S>(to.row, [&]<int from, int end>() __attribute__((always_inline)) {
+      widen<from, end, K, S>(d, c, to.data + t * c, to.step, [](const auto *v, auto *x) __attribute__((always_inline)) { A::slope(v, x); });
+    });
   });
 }
 
-// A d AT of the tiles first..last.
+// A dy AT of the tiles first..last.
 MP_CLONES void transform_slopes(const float *images, const Grid &g, int64_t c, int64_t first, int64_t last, const float *zeros,
-                                const Rows &rows) {
+                                const Points &to) {
+  g.tile == 4 ? slopes<Four>(images, g, c, first, last, zeros, to) : slopes<Two>(images, g, c, first, last, zeros, to);
+}
+
+template <class A>
+MP_INLINE void outputs(const float *from, int64_t step, const Grid &g, int64_t c, int64_t first, int64_t last, const float *bias,
+                       float *waste, float *images) {
   each(g, first, last, [&](int64_t t, int64_t image, int64_t row, int64_t column) __attribute__((always_inline)) {
-    const float *d[4];
-    pixels<2>(images + image * g.h * g.w * c, g, c, row, column, zeros, d);
-    float *to = rows.data + t * c;
-    for (int i = rows.from; i < rows.to; i++, to += 4 * rows.step) {
-      switch (i) {
-        case 0: slope_row<0>(d, c, to, rows.step); break;
-        case 1: slope_row<1>(d, c, to, rows.step); break;
-        case 2: slope_row<2>(d, c, to, rows.step); break;
-        case 3: slope_row<3>(d, c, to, rows.step); break;
+    constexpr int K = A::kTile, S = A::kSide;
+    float *y[K * K];
+    pixels<K>(images + image * g.h * g.w * c, g, c, row, column, waste, y);
+    const float *m = from + t * c;
+    lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
+      V v[K][S], x[K], b;
+      MP_UNROLL
+      for (int j = 0; j < S; j++) {
+        V points[S];
+        MP_UNROLL
+        for (int i = 0; i < S; i++) load(points[i], m + (S * i + j) * step + at);
+        A::output(points, x);
+        MP_UNROLL
+        for (int i = 0; i < K; i++) v[i][j] = x[i];
       }
-    }
+      load(b, bias + at);
+      MP_UNROLL
+      for (int i = 0; i < K; i++) {
+        A::output(v[i], x);
+        MP_UNROLL
+        for (int j = 0; j < K; j++) store(y[K * i + j] + at, x[j] + b);
+      }
+    });
   });
 }
 
 // AT m A + bias of the tiles first..last, whose matrices [tiles c] lie step elements apart. What lies outside goes to waste.
 MP_CLONES void transform_outputs(const float *from, int64_t step, const Grid &g, int64_t c, int64_t first, int64_t last,
                                  const float *bias, float *waste, float *images) {
-  each(g, first, last, [&](int64_t t, int64_t image, int64_t row, int64_t column) __attribute__((always_inline)) {
-    float *y[4];
-    pixels<2>(images + image * g.h * g.w * c, g, c, row, column, waste, y);
-    const float *m = from + t * c;
-    lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
-      V up[4], low[4], v[4], b;
-      MP_UNROLL
-      for (int j = 0; j < 4; j++) {
-        MP_UNROLL
-        for (int i = 0; i < 4; i++) load(v[i], m + (4 * i + j) * step + at);
-        up[j] = v[0] + v[1] + v[2], low[j] = v[1] - v[2] + v[3];
-      }
-      load(b, bias + at);
-      store(y[0] + at, up[0] + up[1] + up[2] + b);
-      store(y[1] + at, up[1] - up[2] + up[3] + b);
-      store(y[2] + at, low[0] + low[1] + low[2] + b);
-      store(y[3] + at, low[1] - low[2] + low[3] + b);
-    });
-  });
+  g.tile == 4 ? outputs<Four>(from, step, g, c, first, last, bias, waste, images)
+              : outputs<Two>(from, step, g, c, first, last, bias, waste, images);
 }
 
-// G w GT of c weights, whose taps (u, v) are tap[3u + v]: 16 vectors, step elements apart.
-MP_CLONES void transform_weights(const float *const *tap, int64_t c, float *to, int64_t step) {
-  lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
-    V t[4][3], a, b, d;
-    MP_UNROLL
-    for (int j = 0; j < 3; j++) {
-      load(a, tap[j] + at), load(b, tap[3 + j] + at), load(d, tap[6 + j] + at);
-      t[0][j] = a, t[1][j] = .5f * (a + d + b), t[2][j] = .5f * (a + d - b), t[3][j] = d;
-    }
-    MP_UNROLL
-    for (int i = 0; i < 4; i++) {
-      a = t[i][0], b = t[i][1], d = t[i][2];
-      store(to + 4 * i * step + at, a);
-      store(to + (4 * i + 1) * step + at, .5f * (a + d + b));
-      store(to + (4 * i + 2) * step + at, .5f * (a + d - b));
-      store(to + (4 * i + 3) * step + at, d);
-    }
-  });
+// G w GT of c weights, whose taps (u, v) are taps[3u + v]: vectors step elements apart.
+MP_CLONES void transform_weights(int64_t tile, const float *const *taps, int64_t c, float *to, int64_t step) {
+  if (tile == 4) widen<0, 6, 3, 6>(taps, c, to, step, [](const auto *v, auto *x) __attribute__((always_inline)) { Four::weight(v, x); });
+  else widen<0, 4, 3, 4>(taps, c, to, step, [](const auto *v, auto *x) __attribute__((always_inline)) { Two::weight(v, x); });
 }
 
-// GT m G of c weights as 9 vectors, c elements apart, of 16 vectors, step elements apart, each the sum of parts, apart elements apart.
-MP_CLONES void gather_weights(const float *from, int64_t step, int64_t parts, int64_t apart, int64_t c, float *to) {
+// Sums over tiles: a vector for each point, step elements apart, is the sum of parts, apart elements apart.
+struct Sums {
+  const float *data;
+  int64_t step, parts, apart;
+};
+
+template <class A>
+MP_INLINE void gather(const Sums &sums, int64_t c, float *to) {
   lanes(c, [&]<class V>(int64_t at) __attribute__((always_inline)) {
-    V t[3][4], v[4], part;
+    constexpr int S = A::kSide;
+    V v[3][S], x[3];
     MP_UNROLL
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < S; j++) {
+      V points[S], part;
       MP_UNROLL
-      for (int i = 0; i < 4; i++) {
-        const float *m = from + (4 * i + j) * step + at;
-        load(v[i], m);
-        for (int64_t p = 1; p < parts; p++) load(part, m + p * apart), v[i] += part;
+      for (int i = 0; i < S; i++) {
+        const float *from = sums.data + (S * i + j) * sums.step + at;
+        load(points[i], from);
+        for (int64_t p = 1; p < sums.parts; p++) load(part, from + p * sums.apart), points[i] += part;
       }
-      t[0][j] = v[0] + .5f * (v[1] + v[2]), t[1][j] = .5f * (v[1] - v[2]), t[2][j] = .5f * (v[1] + v[2]) + v[3];
+      A::gathered(points, x);
+      MP_UNROLL
+      for (int i = 0; i < 3; i++) v[i][j] = x[i];
     }
     MP_UNROLL
     for (int i = 0; i < 3; i++) {
-      store(to + 3 * i * c + at, t[i][0] + .5f * (t[i][1] + t[i][2]));
-      store(to + (3 * i + 1) * c + at, .5f * (t[i][1] - t[i][2]));
-      store(to + (3 * i + 2) * c + at, .5f * (t[i][1] + t[i][2]) + t[i][3]);
+      A::gathered(v[i], x);
+      MP_UNROLL
+      for (int j = 0; j < 3; j++) store(to + (3 * i + j) * c + at, x[j]);
     }
   });
+}
+
+// GT m G of c weights: 9 vectors, c elements apart.
+MP_CLONES void gather_weights(int64_t tile, const Sums &sums, int64_t c, float *to) {
+  tile == 4 ? gather<Four>(sums, c, to) : gather<Two>(sums, c, to);
 }
 
 // c [m n] = a [m k] b [k n], row by row. The library's small kernels need no copies of their operands.
@@ -250,25 +323,24 @@ at::Tensor scratch(int64_t n) { return at::empty({n}, at::TensorOptions().dtype(
 
 int64_t gapped(int64_t n) { return (n + kGap - 1) / kGap * kGap + kGap; }
 
-// images [n c h w], channels last, correlated with weights of which transformed holds G w GT as 16 matrices [c o].
-at::Tensor correlate(const at::Tensor &images, const float *transformed, int64_t o, const float *bias) {
-  const Grid g(images);
-  const int64_t c = images.size(1), tiles = g.tiles();
-  const int64_t length = std::min(tiles, std::max<int64_t>(kBlock / (c + o), 32)), blocks = (tiles + length - 1) / length;
+// images [n c h w], channels last, correlated with weights of which transformed holds G w GT as matrices [c o].
+at::Tensor correlate(const at::Tensor &images, const Grid &g, const float *transformed, int64_t o, const float *bias) {
+  const int64_t c = images.size(1), tiles = g.tiles(), points = g.points();
+  const int64_t length = g.block(points, c + o, 32, tiles), blocks = (tiles + length - 1) / length;
   const int64_t in = gapped(length * c), out = gapped(length * o), weights = gapped(c * o);
   at::Tensor y = at::empty({g.n, o, g.h, g.w}, images.options(), at::MemoryFormat::ChannelsLast);
   at::Tensor nothing = at::zeros({std::max(c, o)}, images.options());
   const float *from = images.const_data_ptr<float>(), *zeros = nothing.const_data_ptr<float>();
   float *to = y.mutable_data_ptr<float>();
-  const int64_t bytes = kPoints * (in + out) + o;
+  const int64_t size = points * (in + out) + o;
   // Parallel within a block only outside of a parallel region.
   auto block = [&](int64_t b, float *v) {
     const int64_t first = b * length, last = std::min(tiles, first + length);
-    float *m = v + kPoints * in, *waste = m + kPoints * out;
+    float *m = v + points * in, *waste = m + points * out;
     at::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
-      transform_inputs(from, g, c, begin, end, zeros, {0, 4, v + (begin - first) * c, in});
+      transform_inputs(from, g, c, begin, end, zeros, {v + (begin - first) * c, in});
     });
-    at::parallel_for(0, kPoints, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, points, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) product(last - first, o, c, v + i * in, transformed + i * weights, m + i * out);
     });
     at::parallel_for(first, last, kGrain, [&](int64_t begin, int64_t end) {
@@ -276,27 +348,27 @@ at::Tensor correlate(const at::Tensor &images, const float *transformed, int64_t
     });
   };
   if (blocks < at::get_num_threads()) {
-    at::Tensor space = scratch(bytes);
+    at::Tensor space = scratch(size);
     for (int64_t b = 0; b < blocks; b++) block(b, space.mutable_data_ptr<float>());
     return y;
   }
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    at::Tensor space = scratch(bytes);
+    at::Tensor space = scratch(size);
     for (int64_t b = begin; b < end; b++) block(b, space.mutable_data_ptr<float>());
   });
   return y;
 }
 
-// G w GT as 16 matrices [rows c], of which row r has its taps at from + r*row + tap*k, tap = 3u + v, or 8 - 3u - v.
-at::Tensor transform(const float *from, int64_t rows, int64_t row, int64_t tap, int64_t c, bool flipped) {
+// G w GT as matrices [rows c], of which row r has its taps at from + r*row + tap*k, tap = 3u + v, or 8 - 3u - v.
+at::Tensor transform(const Grid &g, const float *from, int64_t rows, int64_t row, int64_t tap, int64_t c, bool flipped) {
   const int64_t step = gapped(rows * c);
-  at::Tensor out = scratch(kPoints * step);
+  at::Tensor out = scratch(g.points() * step);
   float *to = out.mutable_data_ptr<float>();
   at::parallel_for(0, rows, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float *taps[9];
       for (int i = 0; i < 9; i++) taps[i] = from + r * row + (flipped ? 8 - i : i) * tap;
-      transform_weights(taps, c, to + r * c, step);
+      transform_weights(g.tile, taps, c, to + r * c, step);
     }
   });
   return out;
@@ -333,45 +405,47 @@ MP_CLONES void add_rows(const float *from, int64_t rows, int64_t c, float *sums)
 
 }  // namespace
 
-at::Tensor forward(const at::Tensor &x, const at::Tensor &w, const at::Tensor &b) {
+at::Tensor forward(const at::Tensor &x, const at::Tensor &w, const at::Tensor &b, int64_t tile) {
+  const Grid g(x, tile);
   const int64_t o = w.size(0), c = w.size(1);
   const at::Tensor weights = last(w), bias = b.defined() ? b.contiguous() : b;
   at::Tensor turned = scratch(w.numel());  // [3 3 c o]
   turn(weights.const_data_ptr<float>(), o, 9 * c, turned.mutable_data_ptr<float>());
-  at::Tensor u = transform(turned.const_data_ptr<float>(), c, o, c * o, o, false);
-  return correlate(x, u.const_data_ptr<float>(), o, b.defined() ? bias.const_data_ptr<float>() : nullptr);
+  at::Tensor u = transform(g, turned.const_data_ptr<float>(), c, o, c * o, o, false);
+  return correlate(x, g, u.const_data_ptr<float>(), o, b.defined() ? bias.const_data_ptr<float>() : nullptr);
 }
 
-at::Tensor input_gradient(const at::Tensor &dy, const at::Tensor &w) {
+at::Tensor input_gradient(const at::Tensor &dy, const at::Tensor &w, int64_t tile) {
+  const Grid g(dy, tile);
   const int64_t o = w.size(0), c = w.size(1);
   const at::Tensor weights = last(w);  // [o 3 3 c]
-  at::Tensor u = transform(weights.const_data_ptr<float>(), o, 9 * c, c, c, true);
-  return correlate(dy, u.const_data_ptr<float>(), c, nullptr);
+  at::Tensor u = transform(g, weights.const_data_ptr<float>(), o, 9 * c, c, c, true);
+  return correlate(dy, g, u.const_data_ptr<float>(), c, nullptr);
 }
 
-// A part of the tiles and a row of the 4 x 4 points are one thread's: no two add to the same sums.
-at::Tensor weight_gradient(const at::Tensor &x, const at::Tensor &dy) {
-  const Grid g(x);
-  const int64_t c = x.size(1), o = dy.size(1), tiles = g.tiles();
-  const int64_t parts = std::clamp<int64_t>(tiles / kPart, 1, kParts), part = (tiles + parts - 1) / parts;
-  const int64_t length = std::min(part, std::max<int64_t>(kSumBlock / (c + o), 64));
-  const int64_t in = gapped(length * c), out = gapped(length * o), weights = gapped(c * o), apart = kPoints * weights;
+// A part of the tiles and a row of the points are one thread's: no two add to the same sums.
+at::Tensor weight_gradient(const at::Tensor &x, const at::Tensor &dy, int64_t tile) {
+  const Grid g(x, tile);
+  const int64_t c = x.size(1), o = dy.size(1), tiles = g.tiles(), side = g.side();
+  const int64_t parts = std::clamp<int64_t>(tiles * tile * tile / kPart, 1, kParts), part = (tiles + parts - 1) / parts;
+  const int64_t length = g.block(side, c + o, 64, part);
+  const int64_t in = gapped(length * c), out = gapped(length * o), weights = gapped(c * o), apart = g.points() * weights;
   at::Tensor nothing = at::zeros({std::max(c, o)}, x.options()), partial = scratch(parts * apart);
   const float *from = x.const_data_ptr<float>(), *slopes = dy.const_data_ptr<float>(), *zeros = nothing.const_data_ptr<float>();
   float *sums = partial.mutable_data_ptr<float>();
-  at::parallel_for(0, parts * 4, 1, [&](int64_t begin, int64_t end) {
-    at::Tensor space = scratch(4 * (in + out));
-    float *v = space.mutable_data_ptr<float>(), *d = v + 4 * in;
+  at::parallel_for(0, parts * side, 1, [&](int64_t begin, int64_t end) {
+    at::Tensor space = scratch(side * (in + out));
+    float *v = space.mutable_data_ptr<float>(), *d = v + side * in;
     for (int64_t task = begin; task < end; task++) {
-      const int64_t p = task / 4, stop = std::min(tiles, (p + 1) * part);
-      const int row = static_cast<int>(task % 4);
+      const int64_t p = task / side, row = task % side, stop = std::min(tiles, (p + 1) * part);
+      float *to = sums + p * apart + row * side * weights;
       for (int64_t first = p * part; first < stop; first += length) {
-        const int64_t end = std::min(stop, first + length);
-        transform_inputs(from, g, c, first, end, zeros, {row, row + 1, v, in});
-        transform_slopes(slopes, g, o, first, end, zeros, {row, row + 1, d, out});
-        for (int64_t j = 0; j < 4; j++) {  // [o c], row by row
-          gemm<float, float>(c, o, end - first, {v + j * in, c}, {d + j * out, o, 'T'}, first == p * part ? 0 : 1,
-                             sums + p * apart + (4 * row + j) * weights, c);
+        const int64_t last = std::min(stop, first + length);
+        transform_inputs(from, g, c, first, last, zeros, {v, in, static_cast<int>(row)});
+        transform_slopes(slopes, g, o, first, last, zeros, {d, out, static_cast<int>(row)});
+        for (int64_t j = 0; j < side; j++) {  // [o c], row by row
+          gemm<float, float>(c, o, last - first, {v + j * in, c}, {d + j * out, o, 'T'}, first == p * part ? 0 : 1,
+                             to + j * weights, c);
         }
       }
     }
@@ -379,7 +453,7 @@ at::Tensor weight_gradient(const at::Tensor &x, const at::Tensor &dy) {
   at::Tensor dw = at::empty({o, c, 3, 3}, x.options(), at::MemoryFormat::ChannelsLast);
   float *to = dw.mutable_data_ptr<float>();
   at::parallel_for(0, o, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) gather_weights(sums + i * c, weights, parts, apart, c, to + i * 9 * c);
+    for (int64_t i = begin; i < end; i++) gather_weights(tile, {sums + i * c, weights, parts, apart}, c, to + i * 9 * c);
   });
   return dw;
 }
