@@ -77,10 +77,11 @@ func newBenchStepCommand(e *env) *cobra.Command {
 			"instead what each operation of our step takes.\n\n" +
 			"--workers N trains simplenet and resnet18 with a global batch of 64 in N processes of one thread, as N `mp worker` do\n" +
 			"(images from a pack, shards, the ring, one update), beside N ranks of DistributedDataParallel on gloo with its batch in\n" +
-			"memory, and beside one process of N threads of both; with --data-path PyTorch draws its batches from the same images too,\n" +
-			"and both vary them: ours as its recipe does, PyTorch by crops and flips. \"hidden\" is 1 - waited/working, over all steps and ranks. Working is\n" +
-			"the time during which the sum was at work: from when a rank has brought a part of its gradients until it has their sum,\n" +
-			"overlaps counted once, waiting for a slower rank included, waiting for its own gradients not; ours counts the time in\n" +
+			"memory, and beside one process of N threads of both. With --data-path PyTorch draws its batches from the same images too,\n" +
+			"and both vary them: ours as its recipe does, PyTorch by crops and flips; with --compile the last rows are beside\n" +
+			"torch.compile, and the best of ours beside the best of PyTorch's. \"hidden\" is 1 - waited/working, over all steps and\n" +
+			"ranks. Working is the time during which the sum was at work: from when a rank has brought a part of its gradients\n" +
+			"until it has their sum, overlaps counted once, waiting for a slower rank included, waiting for its own gradients not; ours counts the time in\n" +
 			"fixed point's loops too. Waited is the time from the rank's last gradient to the whole sum. DistributedDataParallel's are\n" +
 			"seen by a hook in steps of their own, after those that count for its speed. Hidden work takes a core's time all the same:\n" +
 			"\"by processor time\" is images over the processor seconds of all ranks and their threads, which other processes disturb less.",

@@ -114,7 +114,7 @@ func TestBothSidesMeasureSeveralWorkers(t *testing.T) {
 	var ranks errgroup.Group
 	for rank := range prints {
 		s := spec
-		s.Rank = rank
+		s.Rank, s.Load = rank, true
 		ranks.Go(func() error { return measureMember(t.Context(), newEnv(&prints[rank], io.Discard, nil), s) })
 	}
 	if err := ranks.Wait(); err != nil {

@@ -43,7 +43,7 @@ func (r layoutRequest) choose(s *job.Spec) (layout, error) {
 	n := len(l.devices)
 	if prefersBF16(*s, r.said, r.machineBF16 || l.devices[0] != job.DeviceCPU) {
 		s.Precision = job.BF16
-		l.why += "; in bf16, with which this is faster (--precision fp32 is not)"
+		l.why += "; in bf16, which is faster here than --precision fp32"
 	}
 	if (r.workers > 0 || r.gpus != "") && r.said.Shards == 0 {
 		s.Shards = shardsFor(max(r.workers, n), s.BatchSize)

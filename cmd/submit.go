@@ -63,10 +63,10 @@ func newSubmitCommand(e *env) *cobra.Command {
 	return c
 }
 
-// completeForCluster decides what a job leaves open, as `mp train --workers` does on this machine, so that both end with the same
-// bits. Said is what it does not.
+// completeForCluster decides what a job leaves open, as `mp train` does on this machine with workers that are as it is, so that both
+// end with the same bits. Said is what it does not.
 func completeForCluster(s, said job.Spec) job.Spec {
-	if prefersBF16(s, said, cpuPrefersBF16()) {
+	if prefersBF16(s, said, cpuPrefersBF16() || s.Device != job.DeviceCPU && machineGPUs() > 0) {
 		s.Precision = job.BF16
 	}
 	if said.Shards == 0 {

@@ -87,7 +87,7 @@ func Options() []Option {
 			Words: []string{"random", "nearest", "bilinear", "bicubic"}},
 
 		{Name: "device", Group: machine, Help: "cpu, the number of a GPU, or auto: GPU 0 where there is one", Field: func(s *Spec) any { return &s.Device }},
-		{Name: "precision", Group: machine, Help: "numbers in forward and backward; weights stay fp32; our own recipe takes bf16, unless told otherwise, on GPUs and on processors that are faster with it", Field: func(s *Spec) any { return &s.Precision }, Words: []string{FP32, BF16}},
+		{Name: "precision", Group: machine, Help: "numbers in forward and backward; weights stay fp32; our own recipe takes bf16, unless told otherwise, where this machine (a GPU of it, or its processor) is faster with it", Field: func(s *Spec) any { return &s.Precision }, Words: []string{FP32, BF16}},
 		{Name: "channels-last", Group: machine, Help: "keep the channels of a pixel together in memory", Field: func(s *Spec) any { return &s.ChannelsLast }},
 		{Name: "threads", Group: machine, Help: "CPU threads of one operation; part of the result; 0: as many as cores", Field: func(s *Spec) any { return &s.Threads }},
 

@@ -40,14 +40,14 @@ func (n *node) GetFile(f *FileName, s Cluster_GetFileServer) error {
 	return n.getFile(f, s)
 }
 
-func serve(t *testing.T, n *node) *node {
+func serve(t *testing.T, n *node, options ...grpc.ServerOption) *node {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	n.address = l.Addr().String()
-	n.server = grpc.NewServer()
+	n.server = grpc.NewServer(options...)
 	RegisterClusterServer(n.server, n)
 	RegisterControlServer(n.server, n)
 	done := make(chan struct{})

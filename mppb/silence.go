@@ -99,7 +99,9 @@ func (p *patient) within(what string, f func() error) error {
 func (c *clientConn) attend(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // with the call's metadata
 	timer := time.AfterFunc(c.silence, func() {
-		for pause := time.NewTicker(c.silence); ctx.Err() == nil; {
+		pause := time.NewTicker(c.silence)
+		defer pause.Stop()
+		for ctx.Err() == nil {
 			asking, answered := context.WithTimeout(ctx, c.silence*3/2)
 			_, err := healthpb.NewHealthClient(c.ClientConn).Check(asking, &healthpb.HealthCheckRequest{})
 			answered()
@@ -108,7 +110,6 @@ func (c *clientConn) attend(ctx context.Context) (stop func()) {
 			}
 			select {
 			case <-ctx.Done():
-				pause.Stop()
 			case <-pause.C:
 			}
 		}

@@ -189,17 +189,8 @@ func TestPatienceEnds(t *testing.T) {
 			}
 		},
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.server = grpc.NewServer(NoKeepalive(), grpc.StreamInterceptor(Patience(patience)))
-	RegisterClusterServer(n.server, n)
-	RegisterControlServer(n.server, n)
-	served := make(chan struct{})
-	go func() { defer close(served); n.server.Serve(l) }()
-	t.Cleanup(func() { n.server.Stop(); <-served })
-	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	serve(t, n, NoKeepalive(), grpc.StreamInterceptor(Patience(patience)))
+	conn, err := grpc.NewClient("passthrough:///"+n.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (s *Scope) Conv2d(x, w, b torch.Tensor, g ConvGeometry) torch.Tensor {
 		return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor { return s.ownConv2d(x, w, b, g, ownConvImages) })
 	}
 	return s.widened(x, func(s *Scope, x torch.Tensor) torch.Tensor {
-		if y, ok := s.winogradConv2d(x, s.like(w, x), s.like(b, x), g, fastestTile); ok {
+		if y, ok := s.winogradConv2d(x, w, b, g, fastestTile); ok {
 			return y
 		}
 		return s.libraryConv2d(x, w, b, g)

@@ -1,15 +1,13 @@
-// Shared-exponent fixed point: the loops that package allreduce describes and has in plain Go. Memory sets the pace: AVX2 is
-// as wide as it needs.
+// Shared-exponent fixed point: the loops that package allreduce describes and has in plain Go.
 #include <immintrin.h>
 
 #include <cmath>
 #include <cstring>
 
+#include "lanes.h"
 #include "ops.h"
 
 namespace {
-
-#define MP_CLONES __attribute__((target_clones("avx2", "default")))
 
 typedef uint32_t __attribute__((may_alias)) word;  // a float's bits
 

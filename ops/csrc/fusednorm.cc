@@ -19,19 +19,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
+#include "cpu.h"
 #include "guard.h"
+#include "lanes.h"
 
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// Memory sets the pace: AVX2 is as wide as it needs.
-#define MP_CLONES __attribute__((target_clones("avx2", "default")))
-#define MP_INLINE [[gnu::always_inline]] inline
 
 constexpr int64_t kBlock = 8192;  // elements of a block: what is read twice is still in the processor's cache
 constexpr int64_t kGrain = 4;     // blocks that are worth a thread
@@ -64,20 +61,10 @@ struct Channels {
   }
 };
 
-// Eight channels at a time; the rest one by one.
-typedef float Eight __attribute__((vector_size(32)));
+using mp::Eight, mp::kWidth, mp::load, mp::store;
 typedef int32_t Bits __attribute__((vector_size(32)));
 
 #define MP_UNROLL _Pragma("GCC unroll 4")
-
-template <class V>
-constexpr int64_t kWidth = sizeof(V) / sizeof(float);
-
-// The k-th V from there; memory is aligned to nothing.
-template <class V>
-MP_INLINE void load(V &v, const float *from, int k) { std::memcpy(&v, from + k * kWidth<V>, sizeof v); }
-template <class V>
-MP_INLINE void store(float *to, int k, const V &v) { std::memcpy(to + k * kWidth<V>, &v, sizeof v); }
 
 // g where v > 0, else 0. What is no number passes.
 MP_INLINE void mask(Eight &g, const Eight &v) { g = reinterpret_cast<Eight>(reinterpret_cast<Bits>(g) & ~(v <= 0)); }
@@ -115,7 +102,7 @@ MP_CLONES void block_statistics(const float *x, int64_t rows, int64_t c, float *
       }
     }
     MP_UNROLL
-    for (int k = 0; k < K; k++) store(sums + i, k, sum[k]), store(squares + i, k, square[k]);
+    for (int k = 0; k < K; k++) store(sums + i, sum[k], k), store(squares + i, square[k], k);
   });
 }
 
@@ -159,7 +146,7 @@ MP_INLINE void sum(const float *x, const float *g, const Channels &a, int64_t ro
       }
     }
     MP_UNROLL
-    for (int k = 0; k < K; k++) store(sums + i, k, sum[k]), store(products + i, k, product[k]);
+    for (int k = 0; k < K; k++) store(sums + i, sum[k], k), store(products + i, product[k], k);
   });
 }
 
@@ -336,18 +323,14 @@ struct FusedNorm : torch::autograd::Function<FusedNorm> {
   }
 };
 
-bool plain(const at::Tensor &t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided; }
-
-bool images(const at::Tensor &t) { return plain(t) && t.dim() == 4 && t.numel() > 0 && t.is_contiguous(at::MemoryFormat::ChannelsLast); }
-
 // Whether the loops above do what is asked. One row has no variance: that is the library's to refuse.
 bool covered(const at::Tensor &x, const mp_norm_rule &r, const at::Tensor *residual) {
-  if (!images(x) || (r.training && x.numel() == x.size(1))) return false;
+  if (!mp::plain_images(x) || (r.training && x.numel() == x.size(1))) return false;
   for (mp_tensor t : {r.weight, r.bias, r.mean, r.variance}) {
     const at::Tensor &v = mp::tensor(t);
-    if (!plain(v) || v.dim() != 1 || v.size(0) != x.size(1) || !v.is_contiguous()) return false;
+    if (!mp::plain(v) || v.dim() != 1 || v.size(0) != x.size(1) || !v.is_contiguous()) return false;
   }
-  return !residual || (r.rectify && images(*residual) && residual->sizes() == x.sizes());
+  return !residual || (r.rectify && mp::plain_images(*residual) && residual->sizes() == x.sizes());
 }
 
 }  // namespace

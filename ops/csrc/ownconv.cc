@@ -1,10 +1,10 @@
 // Our own convolution as an operation with gradients: what it checks, what it keeps, which implementation runs.
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
-#include <ATen/cpu/Utils.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "gemm.h"
+#include "cpu.h"
 #include "guard.h"
 #include "ownconv.h"
 
@@ -81,16 +81,10 @@ struct OwnConv : torch::autograd::Function<OwnConv> {
   static Columns columns(int64_t how) { return how == MP_CONV_NARROW ? Columns::narrow : Columns::wide; }
 };
 
-bool cpu_has(const char *instructions) {
-  auto has = at::cpu::get_cpu_capabilities();
-  auto found = has.find(instructions);
-  return found != has.end() && found->second.toBool();
-}
-
 // The implementation for x where the caller leaves the choice.
 int pick(const at::Tensor &x) {
   if (!x.is_cpu()) return MP_CONV_COMPOSED;
-  static const bool narrow = cpu_has("amx_bf16") && mp::has_bf16_gemm();
+  static const bool narrow = mp::cpu_has("amx_bf16") && mp::has_bf16_gemm();
   return narrow ? MP_CONV_NARROW : MP_CONV_WIDE;
 }
 
@@ -118,7 +112,7 @@ struct ImageConv : torch::autograd::Function<ImageConv> {
     }
     if (ctx->needs_input_grad(0)) {
       Geometry g = geometry(x, w, at::Tensor(), stride, padding);
-      static const bool pairs = cpu_has("avx512_bf16");
+      static const bool pairs = mp::cpu_has("avx512_bf16");
       auto columns = OwnConv::columns(pick(x));
       if (pairs && columns == Columns::wide) columns = Columns::pairs;
       dx = mp::conv::backward_cpu(x, w, dy, g, last, columns, {true, false, false}).x;

@@ -10,13 +10,11 @@
 
 #include "cuda.h"
 #include "guard.h"
+#include "lanes.h"
 
 namespace {
 
 using mp::Update;
-
-// Memory sets the pace: AVX2 is as wide as it needs.
-#define MP_CLONES __attribute__((target_clones("avx2", "default")))
 
 template <class Rule>
 [[gnu::always_inline]] inline void step(const mp_rule &rule, const Update &u, float factor, int64_t begin, int64_t end) {

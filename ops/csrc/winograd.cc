@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "cpu.h"
 #include "guard.h"
 
 namespace {
@@ -37,13 +38,10 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   }
 };
 
-bool plain(const at::Tensor &t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided; }
-
 // Whether Winograd's algorithm is there for what is asked. What is wrong is the library's to refuse.
 bool covered(const at::Tensor &x, const at::Tensor &w, const at::Tensor *b) {
-  return plain(x) && x.dim() == 4 && x.numel() > 0 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && plain(w) &&
-         w.dim() == 4 && w.numel() > 0 && w.size(1) == x.size(1) && w.size(2) == 3 && w.size(3) == 3 &&
-         (!b || (plain(*b) && b->dim() == 1 && b->size(0) == w.size(0)));
+  return mp::plain_images(x) && mp::plain(w) && w.dim() == 4 && w.numel() > 0 && w.size(1) == x.size(1) && w.size(2) == 3 &&
+         w.size(3) == 3 && (!b || (mp::plain(*b) && b->dim() == 1 && b->size(0) == w.size(0)));
 }
 
 // The tile with which Winograd's algorithm takes least time, forward and for both gradients, or 0 where the library takes less.

@@ -8,21 +8,20 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
+#include "cpu.h"
 #include "gemm.h"
+#include "lanes.h"
+#include "patches.h"
 
 namespace mp::winograd {
 namespace {
 
-#define MP_CLONES __attribute__((target_clones("avx2", "default")))
-#define MP_INLINE [[gnu::always_inline]] inline
 #define MP_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int64_t kBlock = 128 << 10;  // elements of the matrices of a block
@@ -45,23 +44,6 @@ struct Grid {
     return std::min(most, std::max(kBlock / (points * channels), least));
   }
 };
-
-// Eight channels at a time; the rest one by one.
-typedef float Eight __attribute__((vector_size(32)));
-
-template <class V>
-MP_INLINE void load(V &v, const float *from) { std::memcpy(&v, from, sizeof v); }
-template <class V>
-MP_INLINE void store(float *to, const V &v) { std::memcpy(to, &v, sizeof v); }
-
-// Calls f<V>(i) for the channels of a V from channel i, until all had their turn.
-template <class F>
-MP_INLINE void lanes(int64_t c, F &&f) {
-  constexpr int64_t kWidth = sizeof(Eight) / sizeof(float);
-  int64_t i = 0;
-  for (; i + kWidth <= c; i += kWidth) f.template operator()<Eight>(i);
-  for (; i < c; i++) f.template operator()<float>(i);
-}
 
 // Calls f(t, image, row, column) with the first pixel of each tile from first to last.
 template <class F>
@@ -307,11 +289,7 @@ MP_CLONES void gather_weights(int64_t tile, const Sums &sums, int64_t c, float *
 
 // c [m n] = a [m k] b [k n], row by row. The library's small kernels need no copies of their operands.
 void product(int64_t m, int64_t n, int64_t k, const float *a, const float *b, float *c) {
-  static const bool small = [] {
-    auto has = at::cpu::get_cpu_capabilities();
-    auto avx2 = has.find("avx2");
-    return avx2 != has.end() && avx2->second.toBool();
-  }();
+  static const bool small = cpu_has("avx2");
   if (small && at::globalContext().userEnabledMkldnn()) {
     at::native::cpublas::brgemm(m, n, k, k, n, n, false, a, b, c, false);
   } else {
@@ -374,24 +352,6 @@ at::Tensor transform(const Grid &g, const float *from, int64_t rows, int64_t row
   return out;
 }
 
-// from [rows columns] into to [columns rows], by way of squares: rows far apart lie on the same lines of the cache.
-void turn(const float *from, int64_t rows, int64_t columns, float *to) {
-  constexpr int64_t kSide = 16;
-  at::parallel_for(0, (columns + kSide - 1) / kSide, kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin * kSide; j < std::min(columns, end * kSide); j += kSide) {
-      const int64_t wide = std::min(kSide, columns - j);
-      for (int64_t i = 0; i < rows; i += kSide) {
-        const int64_t high = std::min(kSide, rows - i);
-        float square[kSide][kSide + 1];
-        for (int64_t r = 0; r < high; r++) std::memcpy(square[r], from + (i + r) * columns + j, wide * sizeof(float));
-        for (int64_t s = 0; s < wide; s++) {
-          for (int64_t r = 0; r < high; r++) to[(j + s) * rows + i + r] = square[r][s];
-        }
-      }
-    }
-  });
-}
-
 at::Tensor last(const at::Tensor &t) { return t.contiguous(at::MemoryFormat::ChannelsLast); }
 
 // sums [c] of a block of rows [c].
@@ -410,7 +370,7 @@ at::Tensor forward(const at::Tensor &x, const at::Tensor &w, const at::Tensor &b
   const int64_t o = w.size(0), c = w.size(1);
   const at::Tensor weights = last(w), bias = b.defined() ? b.contiguous() : b;
   at::Tensor turned = scratch(w.numel());  // [3 3 c o]
-  turn(weights.const_data_ptr<float>(), o, 9 * c, turned.mutable_data_ptr<float>());
+  conv::transpose(weights.const_data_ptr<float>(), o, 9 * c, turned.mutable_data_ptr<float>());
   at::Tensor u = transform(g, turned.const_data_ptr<float>(), c, o, c * o, o, false);
   return correlate(x, g, u.const_data_ptr<float>(), o, b.defined() ? bias.const_data_ptr<float>() : nullptr);
 }
