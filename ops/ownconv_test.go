@@ -47,6 +47,16 @@ func (c convCase) draw(rng *rand.Rand) numbers {
 	return numbers{draw(c.n * c.ci * c.h * c.w), draw(c.co * c.ci * c.kh * c.kw), draw(c.co), draw(c.n * c.co * ho * wo)}
 }
 
+// exact returns the numbers rounded to ones that bfloat16 has.
+func (v numbers) exact() numbers {
+	for _, f := range [][]float64{v.x, v.w, v.b, v.r} {
+		for i := range f {
+			f[i] = math.Round(f[i]*64) / 64
+		}
+	}
+	return v
+}
+
 // result is what a convolution computes: y and the gradients of the loss.
 type result struct{ y, dx, dw, db []float64 }
 
@@ -210,12 +220,7 @@ func TestOwnConvolutionInBFloat16(t *testing.T) {
 	const epsilon = 1.0 / 256
 	rng := rand.New(rand.NewPCG(3, 14))
 	for _, c := range namedCases {
-		v := c.draw(rng)
-		for _, f := range [][]float64{v.x, v.w, v.b, v.r} {
-			for i := range f { // exact in bfloat16
-				f[i] = math.Round(f[i]*64) / 64
-			}
-		}
+		v := c.draw(rng).exact()
 		plain := plainConv(c, v)
 		for _, c.last = range []bool{false, true} {
 			for _, how := range []ownConv{ownConvAuto, ownConvWide, ownConvNarrow, ownConvComposed, ownConvImages} {

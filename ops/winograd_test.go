@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/cpuid/v2"
 	torch "github.com/wangkuiyi/gotorch"
 )
 
@@ -60,6 +61,38 @@ func TestWinogradEqualsItsTwinAndTheLibrary(t *testing.T) {
 	}
 }
 
+// narrow says whether this processor has the instructions for bfloat16 that Winograd's loops take.
+func narrow() bool { return cpuid.CPU.Supports(cpuid.AVX512BF16) }
+
+// narrowCases have channels as bfloat16 wants them.
+var narrowCases = []convCase{
+	{n: 1, ci: 32, co: 16, h: 5, w: 7, threads: 1},
+	{n: 5, ci: 48, co: 64, h: 13, w: 11, threads: 2}, // an odd number of tiles in the last block
+	{n: 20, ci: 16, co: 32, h: 31, w: 30, threads: 3},
+	{n: 2, ci: 160, co: 208, h: 9, w: 9, threads: 2},
+}
+
+// The points of tiles are rounded to bfloat16, which 2 x 2 hardly widens and 4 x 4 fourfold; sums are of float32, as the library's.
+func TestWinogradInBFloat16(t *testing.T) {
+	if !narrow() {
+		t.Skip("this processor multiplies no bfloat16 by AVX-512")
+	}
+	rng := rand.New(rand.NewPCG(16, 8))
+	for _, c := range narrowCases {
+		c.kh, c.kw, c.stride, c.padding, c.last = 3, 3, 1, 1, true
+		v := c.draw(rng).exact()
+		plain := plainConv(c, v)
+		for tile, tolerance := range map[int]float64{2: 1. / 128, 4: 1. / 40} {
+			c.run(t, BFloat16, v, winograd(tile)).compare(t, fmt.Sprintf("tiles of %d, %v", tile, c), plain, tolerance)
+		}
+		// As exact as the library's in the forward pass, where Conv2d chooses.
+		got, lib := c.run(t, BFloat16, v, (*Scope).Conv2d), c.run(t, BFloat16, v, library)
+		if ours, theirs := far(got.y, plain.y), far(lib.y, plain.y); ours > 2*theirs {
+			t.Errorf("%v: y is off by %.2g, the library's by %.2g", c, ours, theirs)
+		}
+	}
+}
+
 // No bit depends on the number of threads, or changes from run to run.
 func TestWinogradRepeatsItsBits(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -67,14 +100,20 @@ func TestWinogradRepeatsItsBits(t *testing.T) {
 		{n: 1, ci: 48, co: 40, h: 8, w: 8},
 		{n: 2, ci: 64, co: 64, h: 9, w: 7},
 		{n: 10, ci: 20, co: 24, h: 33, w: 29},
+		{n: 11, ci: 32, co: 16, h: 33, w: 29},
 	} {
 		c.kh, c.kw, c.stride, c.padding, c.last = 3, 3, 1, 1, true
 		v := c.draw(rng)
-		for _, tile := range tiles {
-			c.threads = 1
-			first := c.run(t, Float32, v, winograd(tile))
-			for _, c.threads = range []int{1, 2, 2, 3, 3} {
-				c.run(t, Float32, v, winograd(tile)).compare(t, fmt.Sprintf("tiles of %d, %v, again", tile, c), first, 0)
+		for _, d := range []DType{Float32, BFloat16} {
+			for _, tile := range tiles {
+				if d == BFloat16 && (!narrow() || c.ci%16 > 0 || c.co%16 > 0) {
+					continue
+				}
+				c.threads = 1
+				first := c.run(t, d, v, winograd(tile))
+				for _, c.threads = range []int{1, 2, 2, 3, 3} {
+					c.run(t, d, v, winograd(tile)).compare(t, fmt.Sprintf("%v, tiles of %d, %v, again", d, tile, c), first, 0)
+				}
 			}
 		}
 	}
@@ -116,7 +155,8 @@ func TestWinogradIsTakenWhereItPays(t *testing.T) {
 		{"stride 1 by name", images(Float32, 2, 64, 32, true), 64, ConvGeometry{Stride: 1, Padding: 1, Groups: 1}, true},
 		{"contiguous", images(Float32, 2, 64, 32, false), 64, padded, false},
 		{"float64", images(Float64, 2, 64, 32, true), 64, padded, false},
-		{"bfloat16", images(BFloat16, 2, 64, 32, true), 64, padded, false},
+		{"bfloat16", images(BFloat16, 2, 64, 32, true), 64, padded, narrow()},
+		{"bfloat16, half a register of channels", images(BFloat16, 2, 64, 32, true), 72, padded, false},
 		{"strided", images(Float32, 2, 64, 32, true), 64, ConvGeometry{Stride: 2, Padding: 1}, false},
 		{"no padding", images(Float32, 2, 64, 32, true), 64, ConvGeometry{}, false},
 		{"groups", images(Float32, 2, 64, 32, true), 64, ConvGeometry{Padding: 1, Groups: 2}, false},

@@ -13,12 +13,14 @@ inline bool cpu_has(const char *instructions) {
   return found != has.end() && found->second.toBool();
 }
 
-// float32 in this machine's memory.
-inline bool plain(const at::Tensor &t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided; }
+// Numbers of that type in this machine's memory.
+inline bool plain(const at::Tensor &t, at::ScalarType type = at::kFloat) {
+  return t.is_cpu() && t.scalar_type() == type && t.layout() == at::kStrided;
+}
 
 // Images of that kind, N H W C and not empty.
-inline bool plain_images(const at::Tensor &t) {
-  return plain(t) && t.dim() == 4 && t.numel() > 0 && t.is_contiguous(at::MemoryFormat::ChannelsLast);
+inline bool plain_images(const at::Tensor &t, at::ScalarType type = at::kFloat) {
+  return plain(t, type) && t.dim() == 4 && t.numel() > 0 && t.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 }  // namespace mp
