@@ -379,8 +379,11 @@ func attackCells(rows []attacked) [][]string {
 	return cells
 }
 
-// epsText is a radius as people write it: in 255ths where it is small.
+// epsText is a radius as people write it: in 255ths where it is small and no short decimal.
 func epsText(eps float64) string {
+	if math.Round(eps*1000) == eps*1000 {
+		return strconv.FormatFloat(eps, 'g', -1, 64)
+	}
 	if n := eps * 255; eps < .2 && math.Abs(n*16-math.Round(n*16)) < 1e-6 {
 		return strconv.FormatFloat(math.Round(n*16)/16, 'g', -1, 64) + "/255"
 	}

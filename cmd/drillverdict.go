@@ -161,7 +161,7 @@ func (v drilled) text() string {
 		if !c.Held {
 			mark = "FAILED"
 		}
-		rows = append(rows, []string{"  " + mark, c.What, c.Got, c.Want})
+		rows = append(rows, []string{"  " + mark, folded(c.What, 60), folded(c.Got, 50), folded(c.Want, 40)})
 	}
 	_ = writeTable(&b, []string{"", "what", "got", "want"}, rows)
 	fmt.Fprintf(&b, "  %s: %s in %s", v.Drill, v.verdict(), span(seconds(v.Seconds)))

@@ -10,7 +10,7 @@ import (
 )
 
 // writeTable prints rows below a heading, columns aligned: numbers to the right, words to the left. A column of numbers has
-// a heading that begins with ">", which is not printed. The last column may be of any width.
+// a heading that begins with ">", which is not printed. The last column may be of any width. A cell may have several lines.
 func writeTable(out io.Writer, heading []string, rows [][]string) error {
 	right := make([]bool, len(heading))
 	width := make([]int, len(heading))
@@ -18,7 +18,10 @@ func writeTable(out io.Writer, heading []string, rows [][]string) error {
 	for i, h := range heading {
 		first[i], right[i] = strings.CutPrefix(h, ">")
 	}
-	all := append([][]string{first}, rows...)
+	var all [][]string
+	for _, row := range append([][]string{first}, rows...) {
+		all = append(all, unfolded(row)...)
+	}
 	for _, row := range all {
 		for i, cell := range row {
 			width[i] = max(width[i], utf8.RuneCountInString(cell))
@@ -38,6 +41,39 @@ func writeTable(out io.Writer, heading []string, rows [][]string) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// unfolded returns the lines of a row whose cells may have several.
+func unfolded(row []string) [][]string {
+	var lines [][]string
+	for i, cell := range row {
+		for n, part := range strings.Split(cell, "\n") {
+			if n == len(lines) {
+				lines = append(lines, make([]string, len(row)))
+			}
+			lines[n][i] = part
+		}
+	}
+	return lines
+}
+
+// folded breaks a cell at spaces into lines of at most width characters; a longer word has a line of its own.
+func folded(cell string, width int) string {
+	var b strings.Builder
+	at := 0
+	for i, word := range strings.Fields(cell) {
+		n := utf8.RuneCountInString(word)
+		if i > 0 && at+1+n > width {
+			b.WriteByte('\n')
+			at = 0
+		} else if i > 0 {
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += n
+	}
+	return b.String()
 }
 
 // thousands prints a whole number with commas between thousands.
