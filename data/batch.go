@@ -3,6 +3,8 @@ package data
 import (
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"mp/ops/pixel"
 )
 
@@ -20,6 +22,31 @@ const (
 	// Ordered images are only that, and the pack's records are where they are: for a device that keeps a copy of those.
 	Ordered
 )
+
+// Stage is where the records of Raw batches wait for a device. Its methods are called from several goroutines.
+type Stage interface {
+	// Room returns memory for the records of a batch, outside Go's heap, and what frees it.
+	Room(bytes int) (memory []byte, free func(), err error)
+	// Filled says that a batch's records are there, from the beginning of its room on. They stay until Emptied.
+	Filled(records []byte) error
+	// Emptied says that a room's records will change now, if it has any.
+	Emptied(room []byte)
+}
+
+// plain is memory from which nobody copies ahead.
+type plain struct{}
+
+func (plain) Room(bytes int) (memory []byte, free func(), err error) {
+	memory, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, nil, err
+	}
+	_ = unix.Madvise(memory, unix.MADV_HUGEPAGE)           // faster where the system has them
+	return memory, func() { _ = unix.Munmap(memory) }, nil // nothing to do about an error
+}
+
+func (plain) Filled([]byte) error { return nil }
+func (plain) Emptied([]byte)      {}
 
 // Batch is one shard of one step: N images of Size x Size pixels. It belongs to the loader that delivered it, and to the
 // caller until Release. Everything in it but X's address is a function of (seed, epoch, step, shard).
@@ -41,6 +68,7 @@ type Batch struct {
 
 	soft []float32 // room for Soft
 	room []byte    // for X or Raw records
+	free func()    // frees room
 
 	dense []byte  // room for records one after another, as a validation scales them,
 	count []int32 // and 0, 1, 2 ...

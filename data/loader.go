@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"mp/ops/pixel"
 )
 
@@ -51,7 +49,8 @@ type LoaderConfig struct {
 	MaxSize int
 
 	Form         Form
-	BFloat16     bool // float32 where false
+	Stage        Stage // of Raw batches; nil: plain memory
+	BFloat16     bool  // float32 where false
 	ChannelsLast bool
 
 	Workers int // goroutines that prepare batches; 0: one for each processor
@@ -117,6 +116,9 @@ func newLoader(c LoaderConfig) (*Loader, error) {
 	if c.Size == nil {
 		c.Size, c.MaxSize = func(int) int { return ImageSize }, ImageSize
 	}
+	if c.Stage == nil || c.Form != Raw {
+		c.Stage = plain{}
+	}
 	if c.Workers < 1 {
 		c.Workers = runtime.GOMAXPROCS(0)
 	}
@@ -157,11 +159,9 @@ func (l *Loader) newSlot(n int) (*Batch, error) {
 		bytes = n * RecordBytes
 	}
 	var err error
-	b.room, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
+	if b.room, b.free, err = l.c.Stage.Room(bytes); err != nil {
 		return nil, fmt.Errorf("allocate a batch of %d images, %d bytes: %w", n, bytes, err)
 	}
-	_ = unix.Madvise(b.room, unix.MADV_HUGEPAGE) // faster where the system has them
 	b.IDs, b.Labels, b.Keys = make([]int32, 0, n), make([]int64, 0, n), make([]uint64, 0, n)
 	b.Warps = make([]pixel.Warp, 0, n)
 	if l.c.Form != Finished {
@@ -228,7 +228,8 @@ func (l *Loader) Close() {
 func (l *Loader) free() {
 	for _, b := range l.slots {
 		b.X, b.Records = nil, nil
-		_ = unix.Munmap(b.room) // nothing to do about it
+		l.c.Stage.Emptied(b.room)
+		b.free()
 	}
 }
 
@@ -239,7 +240,10 @@ func (l *Loader) fillAll() {
 		case <-l.stop:
 			return
 		case b := <-l.work:
-			b.err = l.fill(b)
+			l.c.Stage.Emptied(b.room)
+			if b.err = l.fill(b); b.err == nil {
+				b.err = l.c.Stage.Filled(b.Records)
+			}
 			b.ready <- struct{}{}
 		}
 	}

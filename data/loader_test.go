@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -131,7 +132,6 @@ func withWorkers(c LoaderConfig, workers, ahead int) LoaderConfig {
 	return c
 }
 
-// A run that goes on in the middle, and a worker that has some of the shards, get the same batches.
 // Whoever does the last pass, the images are the same.
 func TestLoaderForms(t *testing.T) {
 	m := newImages(30, 7)
@@ -154,6 +154,74 @@ func TestLoaderForms(t *testing.T) {
 	}
 }
 
+// A stage keeps what it was told of, as a device's copy would be, and notices what changes behind its back.
+type stageOfTest struct {
+	t      *testing.T
+	mu     sync.Mutex
+	rooms  map[*byte]bool   // true until freed
+	copies map[*byte][]byte // of what is filled
+	filled int
+}
+
+func (s *stageOfTest) Room(bytes int) ([]byte, func(), error) {
+	memory := make([]byte, bytes)
+	s.rooms[&memory[0]] = true
+	return memory, func() { s.rooms[&memory[0]] = false }, nil
+}
+
+func (s *stageOfTest) Filled(records []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.filled++
+	if s.copies[&records[0]] != nil || !s.rooms[&records[0]] {
+		s.t.Error("records are staged where others are, or in no room")
+	}
+	s.copies[&records[0]] = bytes.Clone(records)
+	return nil
+}
+
+func (s *stageOfTest) Emptied(room []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if copied := s.copies[&room[0]]; !bytes.Equal(copied, room[:len(copied)]) {
+		s.t.Error("staged records changed before they were given up")
+	}
+	delete(s.copies, &room[0])
+}
+
+// Images are the same through a stage, which has the records of every batch from before its delivery until after its release.
+func TestLoaderStages(t *testing.T) {
+	c := trainConfig(t, newImages(30, 7))
+	want := drainAll(t, mustLoader(t, c), 2)
+	stage := &stageOfTest{t: t, rooms: map[*byte]bool{}, copies: map[*byte][]byte{}}
+	c.Form, c.Stage, c.Workers = Raw, stage, 3
+	l := mustLoader(t, c)
+	b, err := l.Next(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	stage.mu.Lock()
+	if !bytes.Equal(stage.copies[&b.Records[0]], b.Records) {
+		t.Error("a batch was delivered whose records are not staged")
+	}
+	stage.mu.Unlock()
+	got := []string{told(t, b)}
+	b.Release()
+	if got = append(got, drainAll(t, l, 2)...); !slices.Equal(got, want) {
+		t.Error("images that went over a stage are others than finished ones")
+	}
+	l.Close()
+	if len(stage.copies) > 0 || stage.filled != len(want) {
+		t.Errorf("%d of %d batches were staged, %d still are when the loader is closed", stage.filled, len(want), len(stage.copies))
+	}
+	for _, there := range stage.rooms {
+		if there {
+			t.Error("a room was not freed")
+		}
+	}
+}
+
+// A run that goes on in the middle, and a worker that has some of the shards, get the same batches.
 func TestLoaderAnyStart(t *testing.T) {
 	c := trainConfig(t, newImages(30, 7))
 	all := drainAll(t, mustLoader(t, c), 1)

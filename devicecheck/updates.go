@@ -64,7 +64,7 @@ func moved(ctx context.Context, d *ops.Device, rule ops.Rule) (out []byte, err e
 	return out, err
 }
 
-// images gathers records with every kind of warp: the bits are the CPU's.
+// images gathers records with every kind of warp, on a GPU from memory of Go and from its stage: the bits are the CPU's.
 func (c *check) images(ctx context.Context) error {
 	const n = 12
 	records := make([]byte, n*pixel.RecordBytes)
@@ -86,6 +86,24 @@ func (c *check) images(ctx context.Context) error {
 		w.Mix, w.Share, w.Mate, w.Paste = pixel.Mix(i%3), 20000, int32((i+5)%n), pixel.Box{X0: 30, Y0: 5, X1: 80, Y1: 60}
 		index[i], warps[i] = int32(n-1-i), w
 	}
+	type place struct {
+		what    string
+		records []byte
+	}
+	places := []place{{"images from records, bits", records}}
+	if stage := c.Device.Stage(); stage != nil {
+		room, free, err := stage.Room(len(records))
+		if err != nil {
+			return err
+		}
+		defer free()
+		copy(room, records)
+		if err := stage.Filled(room); err != nil {
+			return err
+		}
+		defer stage.Emptied(room)
+		places = append(places, place{"images from staged records, bits", room})
+	}
 	for _, spec := range []pixel.OutSpec{{DType: pixel.F32, Layout: pixel.NCHW}, {DType: pixel.F32, Layout: pixel.NHWC}, {DType: pixel.BF16, Layout: pixel.NCHW}, {DType: pixel.BF16, Layout: pixel.NHWC}} {
 		spec.Size = 96
 		spec = spec.ImageNet()
@@ -94,28 +112,30 @@ func (c *check) images(ctx context.Context) error {
 			return fmt.Errorf("gather on the CPU: %w", err)
 		}
 		name := map[pixel.DType]string{pixel.F32: "float32", pixel.BF16: "bfloat16"}[spec.DType] + map[pixel.Layout]string{pixel.NCHW: "", pixel.NHWC: " channels last"}[spec.Layout]
-		err := c.hold(ctx, "images from records, bits", name, 0, func() (float64, error) {
-			same := false
-			err := c.Device.Do(ctx, func(s *ops.Scope) error {
-				x := s.Gather(records, index, warps, spec)
-				if spec.Layout == pixel.NHWC {
-					x = s.Permute(x, 0, 2, 3, 1) // in the order in which it lies
+		for _, from := range places {
+			err := c.hold(ctx, from.what, name, 0, func() (float64, error) {
+				same := false
+				err := c.Device.Do(ctx, func(s *ops.Scope) error {
+					x := s.Gather(from.records, index, warps, spec)
+					if spec.Layout == pixel.NHWC {
+						x = s.Permute(x, 0, 2, 3, 1) // in the order in which it lies
+					}
+					got := make([]byte, len(want))
+					if s.Err() != nil {
+						return s.Err()
+					}
+					err := ops.Read(x, got)
+					same = bytes.Equal(got, want)
+					return err
+				})
+				if err == nil && !same {
+					return 1, nil
 				}
-				got := make([]byte, len(want))
-				if s.Err() != nil {
-					return s.Err()
-				}
-				err := ops.Read(x, got)
-				same = bytes.Equal(got, want)
-				return err
+				return 0, err
 			})
-			if err == nil && !same {
-				return 1, nil
+			if err != nil {
+				return err
 			}
-			return 0, err
-		})
-		if err != nil {
-			return err
 		}
 	}
 	return nil

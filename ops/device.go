@@ -38,6 +38,7 @@ type Device struct {
 	threads atomic.Int64
 	gpu     *nvml.Device // as its driver sees it; nil on a CPU, and where the driver cannot be asked
 	kept    sync.Map     // records on a GPU: the address of the first byte here to the tensor there
+	staged  sync.Map     // records on their way there: likewise, to a C.mp_stage
 	now     int          // intra-op threads of the thread at this moment; only it uses this
 	widen   bool         // layers of matrix products compute bfloat16 in float32: the CPU has no instructions for it
 

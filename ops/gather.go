@@ -50,7 +50,7 @@ func (d *Device) Kept(records []byte) bool {
 }
 
 // Gather returns what pixel.Gather makes of records, in spec's dtype and layout: images [N 3 S S]. Records that are kept are
-// read where they are; others, outside Go's heap, are copied to the device first.
+// read where they are; others, outside Go's heap, are copied to the device first, unless its Stage has done so.
 func (s *Scope) Gather(records []byte, index []int32, warps []pixel.Warp, spec pixel.OutSpec) torch.Tensor {
 	if s.err != nil {
 		return torch.Tensor{}
@@ -88,13 +88,7 @@ func (s *Scope) Gather(records []byte, index []int32, warps []pixel.Warp, spec p
 
 // gather runs the kernel.
 func (s *Scope) gather(images torch.Tensor, records, orders []byte, n int, spec pixel.OutSpec) {
-	what := From(s, orders, int64(len(orders)))
-	var from torch.Tensor
-	if kept, ok := s.device.kept.Load(unsafe.SliceData(records)); ok {
-		from = kept.(torch.Tensor)
-	} else {
-		from = s.ToDevice(s.Wrap(records, Uint8, false, int64(len(records))))
-	}
+	what, from := From(s, orders, int64(len(orders))), s.there(records)
 	if s.err != nil {
 		return
 	}

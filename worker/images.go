@@ -22,6 +22,14 @@ func form(d *ops.Device, p data.Images) data.Form {
 	return data.Raw
 }
 
+// stage is where records wait that a GPU gets batch by batch.
+func stage(d *ops.Device) data.Stage {
+	if d == nil || d.IsCPU() {
+		return nil
+	}
+	return d.Stage()
+}
+
 // feed delivers a member's shards, update after update. It outlives a view whose successor gives the member the same shards.
 type feed struct {
 	replica *replica
@@ -49,7 +57,7 @@ func newFeed(r *replica, mine []int) (*feed, error) {
 	f.loader, err = data.NewLoader(data.LoaderConfig{
 		Images: r.train, Sampler: r.sampler, Recipe: recipe, Seed: r.spec.Seed, Shards: r.spec.Shards, Mine: mine,
 		FirstEpoch: r.at.Done / steps, FirstStep: r.at.Done % steps, Epochs: r.spec.Epochs,
-		Size: r.sizes.At, MaxSize: r.sizes.Max(), Form: form(r.device, r.train), BFloat16: r.spec.Precision == job.BF16 && r.adversary == nil, ChannelsLast: r.spec.ChannelsLast,
+		Size: r.sizes.At, MaxSize: r.sizes.Max(), Form: form(r.device, r.train), Stage: stage(r.device), BFloat16: r.spec.Precision == job.BF16 && r.adversary == nil, ChannelsLast: r.spec.ChannelsLast,
 	})
 	if err != nil {
 		return nil, err
@@ -199,7 +207,7 @@ func NewImages(p data.Images, c ImageConfig) (*data.Loader, error) {
 		return nil, err
 	}
 	return data.NewLoader(data.LoaderConfig{
-		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: max(c.parts, 1), Mine: c.mine, Form: form(c.Device, p),
+		Images: p, Sampler: sequence, Recipe: recipe, Seed: c.Seed, Shards: max(c.parts, 1), Mine: c.mine, Form: form(c.Device, p), Stage: stage(c.Device),
 		FirstEpoch: c.Epoch, FirstStep: c.step, Epochs: c.Epoch + 1,
 		BFloat16: c.BFloat16, ChannelsLast: c.ChannelsLast,
 	})

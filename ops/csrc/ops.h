@@ -132,6 +132,16 @@ int mp_gather_kernel(void);
 // mpp_warp, which the caller has given to mpp_check. All on one GPU.
 int mp_gather(mp_tensor records, mp_tensor orders, int64_t n, const mpp_out *out, mp_tensor images, char *err);
 
+// Host memory (new, uint8) from which a GPU copies by itself.
+int mp_stage_room(int64_t bytes, mp_tensor *room, char *err);
+// A copy of such memory to a GPU, beside what that computes; from any thread. *stage is new. The memory may change when the copy
+// has arrived, or is of no more use.
+typedef struct mp_stage mp_stage;
+int mp_stage_copy(const void *from, int64_t bytes, int gpu, mp_stage **stage, char *err);
+// The copy (new, uint8), for what the calling thread asks the GPU for from now on: that waits for its arrival.
+int mp_stage_take(mp_stage *stage, mp_tensor *records, char *err);
+void mp_stage_free(mp_stage *stage);
+
 // Our own convolution: y [N Co Ho Wo] (new) = x [N Ci H W] cross-correlated with w [Co Ci Kh Kw], plus b [Co] (may be
 // null), with a graph. MP_CONV_AUTO picks the implementation; the others are for comparisons: a composition of ATen
 // operations, and on the CPU bfloat16 columns widened to float32 or left as they are. MP_CONV_IMAGES is the library's
@@ -141,8 +151,9 @@ int mp_own_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t stride, int64_t
 
 // y [N Co H W] (new) = x [N Ci H W] cross-correlated with w [Co Ci 3 3] at stride 1 and padding 1, plus b [Co] (may be null), by
 // Winograd's algorithm with tiles of tile x tile pixels, 2 or 4, with a graph of one node. y is null where there is no
-// implementation: the caller asks the library. There is one for float32 on the CPU that lies N H W C. For tile 0 it takes the
-// fastest, and y is null where that is the library's. No bit depends on the number of threads.
+// implementation: the caller asks the library. There is one for float32 on the CPU that lies N H W C, and for such bfloat16 where
+// the processor multiplies it and Ci and Co are multiples of 16; w and b are float32. For tile 0 it takes the fastest, and y is
+// null where that is the library's. No bit depends on the number of threads.
 int mp_winograd_conv2d(mp_tensor x, mp_tensor w, mp_tensor b, int64_t tile, mp_tensor *y, char *err);
 
 // What each of ATen's operations and each node of a backward pass takes, of all threads, from start to stop: the dearest max
