@@ -45,6 +45,8 @@ type Terms struct {
 	Shards []int
 	// Vectors are the shards' vectors, as long as out each; SumShards reads them only.
 	Vectors [][]float32
+	// Source reads the shards' vectors in place of Vectors and Kernels, where a device has them; nil: Vectors.
+	Source Source
 	// Ready blocks until the elements from lo to the end of all Vectors are final. lo falls from call to call and ends
 	// with 0. It is called from a goroutine of SumShards that ends before SumShards does. Nil: everything is final.
 	Ready func(ctx context.Context, lo int) error
@@ -60,6 +62,45 @@ type Terms struct {
 	// these depend on which member brings which shards.
 	Residual []float32
 }
+
+// Source reads vectors where they are: all shards' of one member, in Terms.Shards' order. Its bits are those of the plain Kernels.
+// An error leaves the group broken.
+type Source interface {
+	// Exponents raises exponents, one a block, to those of elements lo to hi of all vectors; lo is a multiple of Block.
+	Exponents(exponents []byte, lo, hi int) error
+	// Quantize sets q to the sum of the integers that the vectors' elements from lo on are; lo is a multiple of Block, and no
+	// exponent is 255.
+	Quantize(q []int32, exponents []byte, lo, bits int) error
+	// Vector returns vector i, which has a value that is no number.
+	Vector(i int) ([]float32, error)
+}
+
+// here is the Source of vectors in this process's memory.
+type here struct{ *Terms }
+
+func (h here) Exponents(exponents []byte, lo, hi int) error {
+	for _, v := range h.Vectors {
+		h.Kernels.Exponents(exponents, v[lo:hi])
+	}
+	return nil
+}
+
+// Quantize goes through few enough elements at a time that they stay in a cache from vector to vector.
+func (h here) Quantize(q []int32, exponents []byte, lo, bits int) error {
+	if len(h.Vectors) == 0 {
+		clear(q)
+	}
+	for at := 0; at < len(q); at += stride {
+		part := q[at:min(at+stride, len(q))]
+		e := exponents[at/Block:][:blocks(len(part))]
+		for i, v := range h.Vectors {
+			h.Kernels.Quantize(part, v[lo+at:][:len(part)], e, bits, i > 0)
+		}
+	}
+	return nil
+}
+
+func (h here) Vector(i int) ([]float32, error) { return h.Vectors[i], nil }
 
 // defaultBucket is 1 MB of a vector, up to 15 members: what is read for its exponents is still in a cache when it is summed.
 const defaultBucket = 1 << 18
@@ -80,7 +121,9 @@ func SumShards(ctx context.Context, g Group, t Terms, out []float32) error {
 	}
 	s := shardSum{Terms: t, group: g, out: out, bits: 31 - bits.Len(uint(t.Total)), pairs: blocks(Pairs(len(t.Residual))) * Block,
 		exponents: make([]byte, blocks(len(out))), known: len(out)}
-	s.Kernels = t.Kernels.WithDefaults()
+	if s.Kernels = t.Kernels.WithDefaults(); s.Source == nil {
+		s.Source = here{&s.Terms}
+	}
 	many := max(1, g.Size()/8) // a bucket's agreement takes as many messages one after another as there are members
 	s.first = firstBucket * many
 	if s.Bucket == 0 {
@@ -120,7 +163,9 @@ func (t Terms) validate(length, size int) error {
 	switch {
 	case t.Total < 1 || t.Total > MaxShards:
 		return fmt.Errorf("sum %d shards: want 1 to %d", t.Total, MaxShards)
-	case len(t.Vectors) > t.Total || len(t.Vectors) != len(t.Shards):
+	case t.Source != nil && (len(t.Vectors) > 0 || len(t.Residual) > 0 || len(t.Shards) > t.Total):
+		return fmt.Errorf("sum %d shards of a source, %d vectors, %d residuals in a step of %d shards: a source goes alone", len(t.Shards), len(t.Vectors), len(t.Residual), t.Total)
+	case t.Source == nil && (len(t.Vectors) > t.Total || len(t.Vectors) != len(t.Shards)):
 		return fmt.Errorf("sum %d vectors named by %d numbers in a step of %d shards", len(t.Vectors), len(t.Shards), t.Total)
 	case len(t.Residual) > length || len(t.Residual)%Block != 0 && len(t.Residual) != length:
 		return fmt.Errorf("sum the first %d of %d elements in 16 bits: want a multiple of %d", len(t.Residual), length, Block)
@@ -191,10 +236,8 @@ func (s *shardSum) agree(ctx context.Context, scaled chan<- int) error {
 		e := s.exponents[lo/Block : blocks(hi)]
 		if lo < len(s.Residual) {
 			s.gather(e, lo, hi)
-		} else {
-			for _, v := range s.Vectors {
-				s.Kernels.Exponents(e, v[lo:hi])
-			}
+		} else if err := s.Source.Exponents(e, lo, hi); err != nil {
+			return fmt.Errorf("exponents of elements %d to %d: %w", lo, hi, err)
 		}
 		if err := s.group.Max(ctx, e); err != nil {
 			return err
@@ -225,8 +268,7 @@ func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 			if err := wait(s.element(at)); err != nil {
 				return err
 			}
-			s.load(q, at)
-			return nil
+			return s.load(q, at)
 		}})
 	}
 	room := make([]int32, min(s.Bucket, len(s.out)))
@@ -236,7 +278,9 @@ func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 		}
 		at := s.place(s.known)
 		q := room[:s.end(hi)-at]
-		s.load(q, at)
+		if err := s.load(q, at); err != nil {
+			return err
+		}
 		if err := s.group.Sum(ctx, q); err != nil {
 			return err
 		}
@@ -246,22 +290,26 @@ func (s *shardSum) sum(ctx context.Context, scaled <-chan int) error {
 }
 
 // load sets q to this member's integers from a place on.
-func (s *shardSum) load(q []int32, at int) {
+func (s *shardSum) load(q []int32, at int) error {
 	whole := q
 	if pairs := min(len(q), s.pairs-at); pairs > 0 {
 		s.shorten(q[:pairs], at)
 		whole, at = q[pairs:], s.pairs
 	}
 	if len(whole) == 0 {
-		return
+		return nil
 	}
 	lo := s.element(at)
-	if e := s.exponents[lo/Block:][:blocks(len(whole))]; slices.Contains(e, notFinite) {
+	e := s.exponents[lo/Block:][:blocks(len(whole))]
+	if slices.Contains(e, notFinite) {
 		s.bad = true
 		clear(whole)
-	} else {
-		s.quantize(whole, lo)
+		return nil
 	}
+	if err := s.Source.Quantize(whole, e, lo, s.bits); err != nil {
+		return fmt.Errorf("quantise elements %d to %d: %w", lo, lo+len(whole), err)
+	}
+	return nil
 }
 
 // store sets the result to what the sums from a place on stand for.
@@ -274,30 +322,20 @@ func (s *shardSum) store(q []int32, at int) {
 	s.Kernels.Dequantize(s.out[lo:][:len(q)], q, s.exponents[lo/Block:][:blocks(len(q))], s.bits)
 }
 
-// quantize sets q to the sum of this member's shards from element lo on. Few enough of them stay in a cache meanwhile.
-func (s *shardSum) quantize(q []int32, lo int) {
-	if len(s.Vectors) == 0 {
-		clear(q)
-		return
-	}
-	for at := 0; at < len(q); at += stride {
-		part := q[at:min(at+stride, len(q))]
-		e := s.exponents[(lo+at)/Block:][:blocks(len(part))]
-		for i, v := range s.Vectors {
-			s.Kernels.Quantize(part, v[lo+at:][:len(part)], e, s.bits, i > 0)
-		}
-	}
-}
-
 // finite returns an error, the same on all members, if a term or the sum is no finite number.
 func (s *shardSum) finite(ctx context.Context) error {
 	if !s.bad {
 		return s.overflow()
 	}
 	found := where{element: math.MaxUint64}
-	for i, v := range s.Vectors {
+	for i, shard := range s.Shards {
+		v, err := s.Source.Vector(i)
+		if err != nil {
+			s.group.Close()
+			return fmt.Errorf("find what is no number: %w", err)
+		}
 		for j, x := range v {
-			at := where{element: uint64(j), shard: uint64(s.Shards[i])}
+			at := where{element: uint64(j), shard: uint64(shard)}
 			if !at.before(found) {
 				break
 			}

@@ -53,7 +53,7 @@ type check struct {
 // device useless.
 func Run(ctx context.Context, config Config) ([]Row, error) {
 	c := &check{Config: config, saved: map[string]bool{}}
-	for _, group := range []func(context.Context) error{c.operations, c.networks, c.updates, c.images, c.attacks, c.explanations} {
+	for _, group := range []func(context.Context) error{c.operations, c.networks, c.updates, c.sums, c.images, c.attacks, c.explanations} {
 		if err := group(ctx); err != nil {
 			return c.rows, err
 		}

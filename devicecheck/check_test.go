@@ -21,7 +21,7 @@ func TestTheCPUAgreesWithItself(t *testing.T) {
 		return d
 	}
 	c := &check{Config: Config{Device: open(), Host: open()}}
-	groups := []func(context.Context) error{c.operations, c.updates, c.images}
+	groups := []func(context.Context) error{c.operations, c.updates, c.sums, c.images}
 	if !testing.Short() {
 		groups = append(groups, c.explanations)
 	}
@@ -49,7 +49,7 @@ func TestEveryOperationHasACase(t *testing.T) {
 	}
 	// Memory and scopes; what the other groups and the gradients of all cases go through.
 	other := strings.Fields("Adopt Child Close Device Err Fail Item Leaf NoGrad Release Run Tidy To ToDevice Wrap Zeros " +
-		"Grad GradInto GradIntoBeside Pullback Jacobian Gather Update")
+		"Grad GradInto GradIntoBeside Pullback Jacobian Gather Update FixedVectorsExponents FixedVectorsQuantize")
 	all := reflect.TypeFor[*ops.Scope]()
 	for i := range all.NumMethod() {
 		name := all.Method(i).Name

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
+	"slices"
 
 	torch "github.com/wangkuiyi/gotorch"
 
@@ -62,6 +64,41 @@ func moved(ctx context.Context, d *ops.Device, rule ops.Rule) (out []byte, err e
 		return s.Err()
 	})
 	return out, err
+}
+
+// sums quantises vectors where they are, as a sum over shards wants them: the integers are the CPU's.
+func (c *check) sums(ctx context.Context) error {
+	const n, lo, bits = 40*ops.FixedBlock + 99, 3 * ops.FixedBlock, 28
+	var vectors [3][]float32
+	for i := range vectors {
+		for at, v := range draw(fmt.Sprint("vector ", i), n) { // magnitudes differ from block to block
+			vectors[i] = append(vectors[i], float32(math.Ldexp(v, at/ops.FixedBlock*37%200-100)))
+		}
+	}
+	quantised := func(d *ops.Device) (exponents []byte, q []int32, err error) {
+		exponents, q = make([]byte, (n-lo+ops.FixedBlock-1)/ops.FixedBlock), make([]int32, n-lo)
+		err = d.Do(ctx, func(s *ops.Scope) error {
+			var there []torch.Tensor
+			for _, v := range vectors {
+				there = append(there, ops.From(s, v, n))
+			}
+			s.FixedVectorsExponents(exponents, there, lo, n)
+			s.FixedVectorsQuantize(q, exponents, there, lo, bits)
+			return s.Err()
+		})
+		return exponents, q, err
+	}
+	exponents, q, err := quantised(c.Host)
+	if err != nil {
+		return fmt.Errorf("quantise on the CPU: %w", err)
+	}
+	return c.hold(ctx, "sums over shards, bits", "fixed point", 0, func() (float64, error) {
+		e, got, err := quantised(c.Device)
+		if err == nil && !(bytes.Equal(e, exponents) && slices.Equal(got, q)) {
+			return 1, nil
+		}
+		return 0, err
+	})
 }
 
 // images gathers records with every kind of warp, on a GPU from memory of Go and from its stage: the bits are the CPU's.

@@ -5,7 +5,10 @@ import "C"
 
 import (
 	"fmt"
+	"runtime"
 	"unsafe"
+
+	torch "github.com/wangkuiyi/gotorch"
 )
 
 // FixedBlock is the number of elements that share an exponent in the Fixed functions: allreduce.Block.
@@ -54,6 +57,46 @@ func FixedLengthen(x []float32, pairs []int32, exponents []byte, bits int) {
 	checkFixed(len(exponents), len(x), len(x))
 	checkPairs(len(pairs), len(x))
 	C.mp_fixed_lengthen(first[C.float](x), first[C.int32_t](pairs), first[C.uint8_t](exponents), C.int64_t(len(x)), C.int(bits))
+}
+
+// FixedVectorsExponents is FixedExponents of elements lo to hi of vectors [L] on the scope's device, which looks at them where they
+// are. lo is a multiple of FixedBlock.
+func (s *Scope) FixedVectorsExponents(exponents []byte, vectors []torch.Tensor, lo, hi int) {
+	if s.err != nil {
+		return
+	}
+	checkFixed(len(exponents), hi-lo, hi-lo)
+	all, message := handles(vectors), s.message()
+	status := C.mp_fixed_vectors_exponents(first[C.uint8_t](exponents), unsafe.SliceData(all), C.int(len(all)), C.int64_t(lo), C.int64_t(hi), &message[0])
+	runtime.KeepAlive(vectors)
+	if err := check(status, "exponents", message); err != nil {
+		s.Fail(err)
+	}
+}
+
+// FixedVectorsQuantize sets q to the sum of the integers that the elements of vectors [L] from lo on are. lo is a multiple of
+// FixedBlock.
+func (s *Scope) FixedVectorsQuantize(q []int32, exponents []byte, vectors []torch.Tensor, lo, bits int) {
+	if s.err != nil {
+		return
+	}
+	checkFixed(len(exponents), len(q), len(q))
+	all, message := handles(vectors), s.message()
+	status := C.mp_fixed_vectors_quantize(first[C.int32_t](q), first[C.uint8_t](exponents), unsafe.SliceData(all), C.int(len(all)), C.int64_t(lo),
+		C.int64_t(lo+len(q)), C.int(bits), &message[0])
+	runtime.KeepAlive(vectors)
+	if err := check(status, "quantize", message); err != nil {
+		s.Fail(err)
+	}
+}
+
+// handles are what C calls tensors.
+func handles(tensors []torch.Tensor) []C.mp_tensor {
+	all := make([]C.mp_tensor, len(tensors))
+	for i, t := range tensors {
+		all[i] = handle(t)
+	}
+	return all
 }
 
 // checkPairs panics where C would leave its pairs.

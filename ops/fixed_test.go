@@ -4,8 +4,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
+
+	torch "github.com/wangkuiyi/gotorch"
 
 	"mp/allreduce"
 )
@@ -67,6 +70,52 @@ func TestFixedKernelsHaveThePlainOnesBits(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Vectors on a device give the bits of the kernels, one vector after another.
+func TestFixedVectorsHaveTheKernelsBits(t *testing.T) {
+	const length, bits = 20*FixedBlock + 77, 27
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, members := range []int{0, 1, 3} {
+		on(t, func(s *Scope) error {
+			var values [][]float32
+			var vectors []torch.Tensor
+			for range members {
+				v := fixedVector(r, length)
+				values, vectors = append(values, v), append(vectors, From(s, v, length))
+			}
+			for _, of := range [][2]int{{0, length}, {0, 0}, {FixedBlock, 3 * FixedBlock}, {17 * FixedBlock, length}} {
+				lo, hi := of[0], of[1]
+				e, want := make([]byte, (hi-lo+FixedBlock-1)/FixedBlock), make([]byte, (hi-lo+FixedBlock-1)/FixedBlock)
+				q, sum := make([]int32, hi-lo), make([]int32, hi-lo)
+				for i := range q {
+					q[i] = 99 // left over
+				}
+				for _, v := range values {
+					FixedExponents(want, v[lo:hi])
+				}
+				s.FixedVectorsExponents(e, vectors, lo, hi)
+				for i, v := range values {
+					FixedQuantize(sum, v[lo:hi], want, bits, i > 0)
+				}
+				s.FixedVectorsQuantize(q, e, vectors, lo, bits)
+				if s.Err() == nil && (!slices.Equal(e, want) || !slices.Equal(q, sum)) {
+					t.Errorf("%d vectors, elements %d to %d: exponents or integers differ", members, lo, hi)
+				}
+			}
+			return s.Err()
+		})
+	}
+	on(t, func(s *Scope) error {
+		c := s.Child()
+		c.FixedVectorsExponents(make([]byte, 2), []torch.Tensor{c.Zeros(Float32, FixedBlock)}, FixedBlock, 3*FixedBlock)
+		if err := c.Err(); err == nil || !strings.Contains(err.Error(), "elements 256 to 768 of 256") {
+			t.Errorf("elements that are not there: error is %v", err)
+		}
+		c.err = nil
+		c.Close()
+		return nil
+	})
 }
 
 func integersOf(x []float32) []int32 {

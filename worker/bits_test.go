@@ -58,3 +58,20 @@ func TestAnyNumberOfWorkersEndsWithTheSameBits(t *testing.T) {
 		}
 	}
 }
+
+// Vectors that are the device's alone, as on a GPU, beside one in this memory: the same bits, and the same error.
+func TestVectorsOnTheDeviceEndWithTheSameBits(t *testing.T) {
+	t.Parallel()
+	p := packs(t)
+	for _, model := range []string{job.ModelSceneNet, job.ModelSimpleNet} {
+		s := short(t, model, 4)
+		s.Epochs, s.ImageSize = 1, "48"
+		c := newCrew(t, s, p)
+		c.hire(nil)
+		c.onGPU = true
+		c.hire(nil)
+		c.hire(nil)
+		c.join()
+		c.check(want(t, s, p))
+	}
+}

@@ -46,6 +46,7 @@ type crew struct {
 	strict  bool // views are made by the test alone
 	saves   bool // views save and do no more
 	network bool // hands meet by gRPC
+	onGPU   bool // those hired now have vectors as on a GPU
 }
 
 // hand is one engine of a crew.
@@ -116,7 +117,7 @@ func (c *crew) hire(at func(*hand, moment)) *hand {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.engine = newEngine(ctx, engineConfig{
-		device: device, train: c.p[0], val: c.p[1], control: h, ring: h, donors: h, library: h, bucket: 1 << 16,
+		device: device, onDevice: c.onGPU, train: c.p[0], val: c.p[1], control: h, ring: h, donors: h, library: h, bucket: 1 << 16,
 		sink: func(string, metrics.Sink) metrics.Sink { return nowhereSink{} }, kernels: kernels(), log: slog.New(slog.NewTextHandler(testWriter{c.t}, nil)),
 	})
 	if c.network {

@@ -28,6 +28,7 @@ var (
 // engineConfig is what an engine works with.
 type engineConfig struct {
 	device     *ops.Device
+	onDevice   bool // vectors are the device's alone; so they are on a GPU
 	train, val *data.Pack
 	control    control
 	ring       ring
@@ -241,7 +242,7 @@ func (e *engine) prepare(ctx context.Context, v *mppb.View, spec job.Spec) error
 		}
 	}
 	r, err := newReplica(ctx, replicaConfig{
-		spec: spec, device: e.device, train: e.train, val: e.val, directory: v.Directory, beat: e.control.beat,
+		spec: spec, device: e.device, onDevice: e.onDevice || !e.device.IsCPU(), train: e.train, val: e.val, directory: v.Directory, beat: e.control.beat,
 		tell: func(topic, text string, warning bool) {
 			e.emit(metrics.Event{Kind: metrics.KindStory, Story: &metrics.Story{Topic: topic, Text: text, Warning: warning}})
 		},

@@ -21,6 +21,7 @@ import (
 type replicaConfig struct {
 	spec       job.Spec
 	device     *ops.Device
+	onDevice   bool // vectors are the device's alone, as on a GPU
 	train, val *data.Pack
 	directory  string // of the run: where --resume is the run's own
 	// tell is for sentences about how the run begins; beat for signs that work goes on: one a shard, and one for each turn
@@ -46,11 +47,10 @@ type replica struct {
 	held      []int32      // training images that are held out, for the watchdog, ascending; nil: none
 	unmoved   torch.Tensor // the weights while they are perturbed; else undefined
 
-	before  torch.Tensor    // the model's buffers before the step
-	sum     *vector         // what the group adds up in a step
-	shards  map[int]*vector // finished shards of the next update
-	spare   []*vector
-	scratch torch.Tensor // on a GPU: where a shard's vector is made; else undefined
+	before torch.Tensor    // the model's buffers before the step
+	sum    *vector         // what the group adds up in a step
+	shards map[int]*vector // finished shards of the next update
+	spare  []*vector
 
 	whole   bool   // holds a state: first values, a checkpoint's, or a peer's
 	touched bool   // weights are not the first values
@@ -123,7 +123,7 @@ func newReplica(ctx context.Context, c replicaConfig) (*replica, error) {
 			return nil, advise(err)
 		}
 	}
-	if r.sum, err = r.vector(ctx); err != nil {
+	if err := r.newSum(ctx); err != nil {
 		r.close()
 		return nil, err
 	}
@@ -153,9 +153,6 @@ func (r *replica) build(s *ops.Scope) error {
 		}
 	}
 	r.layout = newLayout(r.model)
-	if !r.device.IsCPU() {
-		r.scratch = s.Release(s.Zeros(ops.Float32, int64(r.layout.length)))
-	}
 	r.before = s.Release(s.Zeros(ops.Float32, r.model.Buffers.Len()))
 	return s.Err()
 }
@@ -211,7 +208,6 @@ func (r *replica) close() {
 		for _, v := range r.spare {
 			ops.Free(v.whole)
 		}
-		ops.Free(r.scratch)
 		ops.Free(r.before)
 		ops.Free(r.unmoved)
 		if r.average != nil {

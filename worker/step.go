@@ -71,14 +71,14 @@ func (v *visit) compute(ctx context.Context, b *data.Batch, ready *ready) error 
 }
 
 // reduce sums the vectors of all members' shards into the replica's sum. last is a shard still to be computed, nil for
-// none: on a CPU, what its backward pass has finished is summed while the pass goes on.
+// none: of vectors in this memory, what its backward pass has finished is summed while the pass goes on.
 func (v *visit) reduce(ctx context.Context, last *data.Batch) error {
 	r := v.replica
 	if last == nil {
 		return v.exposed(func() error { return v.sum(ctx, v.terms(), r.sum.host) })
 	}
 	defer v.feed.done(last)
-	if !r.device.IsCPU() {
+	if r.onDevice {
 		if err := v.compute(ctx, last, nil); err != nil {
 			return err
 		}
@@ -129,9 +129,18 @@ func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error
 func (v *visit) terms() allreduce.Terms {
 	r := v.replica
 	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.group.metered(v.kernels), Bucket: v.bucket}
+	there := &vectors{device: r.device, working: v.group.change}
+	if r.onDevice {
+		t.Source = there
+	}
 	for _, shard := range v.mine() {
 		if v.copying == nil && r.computed(shard) && r.size(shard) > 0 {
-			t.Shards, t.Vectors = append(t.Shards, shard), append(t.Vectors, r.shards[shard].host)
+			t.Shards = append(t.Shards, shard)
+			if r.onDevice {
+				there.tensors = append(there.tensors, r.shards[shard].whole)
+			} else {
+				t.Vectors = append(t.Vectors, r.shards[shard].host)
+			}
 		}
 	}
 	return t
@@ -147,7 +156,7 @@ func (r *replica) shard(ctx context.Context, b *data.Batch, ready *ready) error 
 	}
 	weight := float64(len(b.IDs)) / float64(r.images(b.Step))
 	err = r.device.Do(context.Background(), func(s *ops.Scope) error {
-		whole, statistics := r.tensor(into), r.model.Buffers.Buffer()
+		whole, statistics := into.whole, r.model.Buffers.Buffer()
 		s.CopyInto(r.before, statistics)
 		l := r.lesson(ctx, s, b)
 		scores, mean := ops.Values[float32](s, l.logits), s.Item(l.loss)
@@ -160,16 +169,13 @@ func (r *replica) shard(ctx context.Context, b *data.Batch, ready *ready) error 
 		if r.layout.stats > 0 {
 			s.CopyInto(s.Narrow(whole, 0, int64(r.layout.grads), int64(r.layout.stats)), s.Scale(statistics, weight))
 		}
-		writeLimbs(t, into.host[r.layout.tally:])
+		r.writeTally(s, into, t)
 		moves := s.GradIntoBeside(s.Scale(l.loss, weight), r.model.Params, whole, ready.begin(), l.images)
 		s.CopyInto(statistics, r.before) // not earlier: the backward pass wants them as the forward pass left them
 		into.signs = r.adversary.moved(s, l, moves)
 		return s.Err()
 	})
 	err = errors.Join(err, r.settle())
-	if err == nil {
-		err = r.toHost(into)
-	}
 	if err != nil {
 		return err
 	}

@@ -23,12 +23,12 @@ func newLayout(m *model.Model) layout {
 	return l
 }
 
-// vector is a float32 buffer in the replica's layout, in host memory, where groups sum it.
+// vector is a float32 buffer in the replica's layout, on the device. Groups sum it where it is.
 type vector struct {
-	host  []float32
-	whole torch.Tensor // on a CPU: the same memory as a tensor
-	final bool         // computed
-	signs []int32      // of the shard's perturbation after the update, in free adversarial training
+	whole torch.Tensor
+	host  []float32 // the same memory; of vectors that are the device's alone only the sum has this, and then it is another
+	final bool      // computed
+	signs []int32   // of the shard's perturbation after the update, in free adversarial training
 }
 
 // vector returns a spare vector or a new one; what it holds is left over.
@@ -39,20 +39,19 @@ func (r *replica) vector(ctx context.Context) (*vector, error) {
 		v.final = false
 		return v, nil
 	}
-	if !r.device.IsCPU() {
-		return &vector{host: make([]float32, r.layout.length)}, nil
-	}
 	v := &vector{}
 	err := r.device.Do(ctx, func(s *ops.Scope) error {
 		whole := s.Zeros(ops.Float32, int64(r.layout.length))
 		if err := s.Err(); err != nil {
 			return err
 		}
-		bytes, err := ops.Bytes(whole)
-		if err != nil {
-			return err
+		if !r.onDevice {
+			bytes, err := ops.Bytes(whole)
+			if err != nil {
+				return err
+			}
+			v.host = floatsOf(bytes)
 		}
-		v.host = unsafe.Slice((*float32)(unsafe.Pointer(&bytes[0])), r.layout.length)
 		v.whole = s.Release(whole)
 		return nil
 	})
@@ -60,6 +59,14 @@ func (r *replica) vector(ctx context.Context) (*vector, error) {
 		return nil, fmt.Errorf("allocate a vector of %d elements: %w", r.layout.length, advise(err))
 	}
 	return v, nil
+}
+
+// newSum makes the vector that sums come to, in host memory.
+func (r *replica) newSum(ctx context.Context) (err error) {
+	if r.sum, err = r.vector(ctx); err == nil && r.onDevice {
+		r.sum.host = make([]float32, r.layout.length)
+	}
+	return err
 }
 
 // slot is the vector of one shard of the next update.
@@ -103,42 +110,55 @@ func (r *replica) shrink(n int) error {
 	})
 }
 
-// tensor is where a shard's vector is made: v itself on a CPU, else the device's one buffer.
-func (r *replica) tensor(v *vector) torch.Tensor {
-	if r.device.IsCPU() {
-		return v.whole
+// writeTally writes a shard's tally into its vector.
+func (r *replica) writeTally(s *ops.Scope, v *vector, t tally) {
+	if !r.onDevice {
+		writeLimbs(t, v.host[r.layout.tally:])
+		return
 	}
-	return r.scratch
-}
-
-// toHost brings what tensor holds to v, but for the tally, which is there.
-func (r *replica) toHost(v *vector) error {
-	if r.device.IsCPU() {
-		return nil
-	}
-	return r.device.Do(context.Background(), func(s *ops.Scope) error {
-		made := s.Narrow(r.scratch, 0, 0, int64(r.layout.tally))
-		if err := s.Err(); err != nil {
-			return err
-		}
-		return ops.Read(made, bytesOf(v.host[:r.layout.tally]))
-	})
+	limbs := make([]float32, tallyLimbs)
+	writeLimbs(t, limbs)
+	s.CopyInto(s.Narrow(v.whole, 0, int64(r.layout.tally), tallyLimbs), ops.From(s, limbs, tallyLimbs))
 }
 
 // toDevice returns a sum as a tensor on the device.
 func (r *replica) toDevice(s *ops.Scope, sum []float32) torch.Tensor {
-	if !r.device.IsCPU() {
-		s.CopyInto(r.scratch, ops.From(s, sum, int64(len(sum))))
-		return r.scratch
-	}
-	if &sum[0] != &r.sum.host[0] {
+	if r.onDevice {
+		s.CopyInto(r.sum.whole, ops.From(s, sum, int64(len(sum))))
+	} else if &sum[0] != &r.sum.host[0] {
 		copy(r.sum.host, sum)
 	}
 	return r.sum.whole
 }
 
-func bytesOf(f []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f))), 4*len(f))
+// vectors is the allreduce.Source of vectors that are the device's alone.
+type vectors struct {
+	device  *ops.Device
+	tensors []torch.Tensor
+	working func(by int) // hears of work of the sum that begins, 1, or ends, -1
+}
+
+func (v *vectors) do(f func(s *ops.Scope)) error {
+	v.working(1)
+	defer v.working(-1)
+	return v.device.Do(context.Background(), func(s *ops.Scope) error { f(s); return s.Err() })
+}
+
+func (v *vectors) Exponents(exponents []byte, lo, hi int) error {
+	return v.do(func(s *ops.Scope) { s.FixedVectorsExponents(exponents, v.tensors, lo, hi) })
+}
+
+func (v *vectors) Quantize(q []int32, exponents []byte, lo, bits int) error {
+	return v.do(func(s *ops.Scope) { s.FixedVectorsQuantize(q, exponents, v.tensors, lo, bits) })
+}
+
+func (v *vectors) Vector(i int) (values []float32, err error) {
+	err = v.do(func(s *ops.Scope) { values = ops.Values[float32](s, v.tensors[i]) })
+	return values, err
+}
+
+func floatsOf(b []byte) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
 }
 
 // ready tells a sum what is final of the vector of a shard that is being computed.

@@ -1,27 +1,16 @@
 // Shared-exponent fixed point: the loops that package allreduce describes and has in plain Go.
 #include <immintrin.h>
 
-#include <cmath>
-#include <cstring>
-
+#include "fixed.h"
 #include "lanes.h"
-#include "ops.h"
 
 namespace {
 
 typedef uint32_t __attribute__((may_alias)) word;  // a float's bits
 
-constexpr int kMinExponent = 32;  // allreduce: minExponent
-
-// 2^n for -126 <= n <= 127.
-inline float power(int n) {
-  uint32_t bits = static_cast<uint32_t>(n + 127) << 23;
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
-inline int scale_of(uint8_t exponent, int bits) { return bits + 126 - (exponent > kMinExponent ? exponent : kMinExponent); }
+using mp::fixed::integer;
+using mp::fixed::power;
+using mp::fixed::scale_of;
 
 template <class F>
 [[gnu::always_inline]] inline void blocks(int64_t n, F &&f) {
@@ -47,7 +36,7 @@ MP_CLONES void quantize(int32_t *q, const float *x, const uint8_t *exponents, in
   blocks(n, [&](int64_t lo, int length) {
     const float factor = power(scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
 #pragma GCC ivdep
-    for (int i = 0; i < length; i++) q[lo + i] = static_cast<int32_t>(__builtin_rintf(x[lo + i] * factor));
+    for (int i = 0; i < length; i++) q[lo + i] = integer(x[lo + i], factor);
   });
 }
 
@@ -55,7 +44,7 @@ MP_CLONES void quantize_add(int32_t *q, const float *x, const uint8_t *exponents
   blocks(n, [&](int64_t lo, int length) {
     const float factor = power(scale_of(exponents[lo / MP_FIXED_BLOCK], bits));
 #pragma GCC ivdep
-    for (int i = 0; i < length; i++) q[lo + i] += static_cast<int32_t>(__builtin_rintf(x[lo + i] * factor));
+    for (int i = 0; i < length; i++) q[lo + i] += integer(x[lo + i], factor);
   });
 }
 
@@ -81,13 +70,13 @@ MP_CLONES void shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64
     int32_t *q = pairs + lo / 2;
 #pragma GCC ivdep
     for (int i = 0; i < length - half; i++) {
-      const float u = __builtin_rintf(upper[i] * there), l = __builtin_rintf(lower[i] * there);
+      const float u = rintf(upper[i] * there), l = rintf(lower[i] * there);
       upper[i] -= u * back;
       lower[i] -= l * back;
       q[i] = static_cast<int32_t>(u) * 65536 + static_cast<int32_t>(l);
     }
     if (length % 2) {
-      const float u = __builtin_rintf(upper[half - 1] * there);
+      const float u = rintf(upper[half - 1] * there);
       upper[half - 1] -= u * back;
       q[half - 1] = static_cast<int32_t>(u) * 65536;
     }

@@ -176,6 +176,12 @@ void mp_fixed_accumulate(float *dst, const float *src, int64_t n);
 void mp_fixed_shorten(int32_t *pairs, float *x, const uint8_t *exponents, int64_t n, int bits);
 void mp_fixed_lengthen(float *x, const int32_t *pairs, const uint8_t *exponents, int64_t n, int bits);
 
+// The same of elements lo to hi of n vectors, float32 on one device: exponents raised to those of all vectors, and q the sum of their
+// integers. exponents and q are host memory; lo is a multiple of MP_FIXED_BLOCK.
+int mp_fixed_vectors_exponents(uint8_t *exponents, const mp_tensor *vectors, int n, int64_t lo, int64_t hi, char *err);
+int mp_fixed_vectors_quantize(int32_t *q, const uint8_t *exponents, const mp_tensor *vectors, int n, int64_t lo, int64_t hi, int bits,
+                              char *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -3,11 +3,7 @@
 
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define MP_HOST_DEVICE __host__ __device__
-#else
-#define MP_HOST_DEVICE
-#endif
+#include "hostdevice.h"
 
 MP_HOST_DEVICE inline uint64_t mp_mix(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;

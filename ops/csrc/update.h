@@ -4,15 +4,8 @@
 
 #include <math.h>
 
+#include "hostdevice.h"
 #include "ops.h"
-
-#ifndef MP_HOST_DEVICE
-#ifdef __CUDACC__
-#define MP_HOST_DEVICE __host__ __device__
-#else
-#define MP_HOST_DEVICE
-#endif
-#endif
 
 namespace mp {
 
