@@ -62,7 +62,7 @@ func TestWinogradEqualsItsTwinAndTheLibrary(t *testing.T) {
 }
 
 // narrow says whether this processor has the instructions for bfloat16 that Winograd's loops take.
-func narrow() bool { return cpuid.CPU.Supports(cpuid.AVX512BF16) }
+func narrow() bool { return cpuid.CPU.Supports(cpuid.AVX512BF16) && !cpuid.CPU.Supports(cpuid.AMXBF16) }
 
 // narrowCases have channels as bfloat16 wants them.
 var narrowCases = []convCase{

@@ -27,7 +27,8 @@
 
 namespace mp::winograd {
 
-// Whether there is one for images of that type: bfloat16 takes AVX-512's instructions for it.
+// Whether there is one for images of that type: bfloat16 takes AVX-512's instructions for it. (AMX multiplies so fast that the
+// library's convolutions need no other algorithm.)
 bool has(at::ScalarType);
 
 // x [n c h w] and dy [n o h w] are channels last and not empty, w is [o c 3 3], b [o] or undefined, tile is 2 or 4;

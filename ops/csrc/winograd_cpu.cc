@@ -333,6 +333,7 @@ void product(int64_t m, int64_t n, int64_t k, const float *a, const float *b, fl
 // The same, of b's rows in pairs; it adds to c if asked to.
 void product(int64_t m, int64_t n, int64_t k, const BFloat16 *a, const BFloat16 *b, float *c, bool add = false) {
   at::native::cpublas::brgemm(m, n, k, k, n, n, add, a, b, c);
+  at::native::cpublas::brgemm_release();
 }
 
 template <class E>
@@ -429,15 +430,14 @@ MP_CLONES void add_rows(const float *from, int64_t rows, int64_t c, float *sums)
 MP_CLONES void add_rows(const BFloat16 *from, int64_t rows, int64_t c, float *sums) { sum_rows(from, rows, c, sums); }
 
 // to [o c] = d [tiles o] transposed times v [tiles c], or that added to it.
-void gather_product(int64_t tiles, int64_t o, int64_t c, float *v, float *d, float *to, bool add, at::Tensor &) {
+void gather_product(int64_t tiles, int64_t o, int64_t c, float *v, float *d, float *to, bool add, float *) {
   gemm<float, float>(c, o, tiles, {v, c}, {d, o, 'T'}, add ? 1 : 0, to, c);  // column by column
 }
 
-// The same in bfloat16. There is room for an even number of tiles.
-void gather_product(int64_t tiles, int64_t o, int64_t c, BFloat16 *v, BFloat16 *d, float *to, bool add, at::Tensor &space) {
+// The same in bfloat16. There is room for an even number of tiles, and for as many in pairs.
+void gather_product(int64_t tiles, int64_t o, int64_t c, BFloat16 *v, BFloat16 *d, float *to, bool add, BFloat16 *pairs) {
   if (tiles % 2) std::fill_n(v + tiles * c, c, BFloat16(0.f)), std::fill_n(d + tiles * o, o, BFloat16(0.f)), tiles++;
-  if (!space.defined()) space = scratch<BFloat16>(tiles * (c + 2 * o));
-  BFloat16 *pairs = space.mutable_data_ptr<BFloat16>(), *slopes = pairs + tiles * c, *turned = slopes + tiles * o;
+  BFloat16 *slopes = pairs + tiles * c, *turned = slopes + tiles * o;
   pair_rows(v, tiles, c, pairs), pair_rows(d, tiles, o, slopes);
   conv::transpose(reinterpret_cast<const Pair *>(slopes), tiles / 2, o, reinterpret_cast<Pair *>(turned));
   product(o, c, tiles, turned, pairs, to, add);
@@ -455,8 +455,8 @@ at::Tensor gradient(const at::Tensor &x, const at::Tensor &dy, int64_t tile) {
   const E *from = x.const_data_ptr<E>(), *slopes = dy.const_data_ptr<E>(), *zeros = nothing.const_data_ptr<E>();
   float *sums = partial.mutable_data_ptr<float>();
   at::parallel_for(0, parts * side, 1, [&](int64_t begin, int64_t end) {
-    at::Tensor space = scratch<E>(side * (in + out)), more;
-    E *v = space.mutable_data_ptr<E>(), *d = v + side * in;
+    at::Tensor space = scratch<E>(side * (in + out)), more = scratch<E>(std::is_same_v<E, BFloat16> ? length * (c + 2 * o) : 0);
+    E *v = space.mutable_data_ptr<E>(), *d = v + side * in, *pairs = more.mutable_data_ptr<E>();
     for (int64_t task = begin; task < end; task++) {
       const int64_t p = task / side, row = task % side, stop = std::min(tiles, (p + 1) * part);
       float *to = sums + p * apart + row * side * weights;
@@ -465,7 +465,7 @@ at::Tensor gradient(const at::Tensor &x, const at::Tensor &dy, int64_t tile) {
         transform_inputs(from, g, c, first, last, zeros, {v, in, static_cast<int>(row)});
         transform_slopes(slopes, g, o, first, last, zeros, {d, out, static_cast<int>(row)});
         for (int64_t j = 0; j < side; j++) {
-          gather_product(last - first, o, c, v + j * in, d + j * out, to + j * weights, first > p * part, more);
+          gather_product(last - first, o, c, v + j * in, d + j * out, to + j * weights, first > p * part, pairs);
         }
       }
     }
@@ -505,7 +505,7 @@ at::Tensor by_type(const at::Tensor &images, F &&f) {
 }  // namespace
 
 bool has(at::ScalarType d) {
-  static const bool narrow = cpu_has("avx512_bf16");
+  static const bool narrow = cpu_has("avx512_bf16") && !cpu_has("amx_bf16");
   return d == at::kFloat || (d == at::kBFloat16 && narrow && at::globalContext().userEnabledMkldnn());
 }
 
