@@ -103,24 +103,26 @@ func (d *Device) prepare() error {
 	return d.prepareGPU(&message)
 }
 
+// scoped runs f with a scope that has ended when it returns.
+func (d *Device) scoped(f func(s *Scope) error) (err error) {
+	s := &Scope{device: d}
+	defer func() {
+		s.Close()
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic on device: %v", p)
+		}
+	}()
+	if err = f(s); err == nil {
+		err = s.Err()
+	}
+	return err
+}
+
 // Do runs f on the device's thread with a fresh scope, which is closed afterwards, and returns f's error, or else the
 // scope's. It waits until f has returned; ctx only keeps it from starting.
 func (d *Device) Do(ctx context.Context, f func(s *Scope) error) error {
 	result := make(chan error, 1)
-	run := func() {
-		s := &Scope{device: d}
-		defer func() {
-			s.Close()
-			if p := recover(); p != nil {
-				result <- fmt.Errorf("panic on device: %v", p)
-			}
-		}()
-		err := f(s)
-		if err == nil {
-			err = s.Err()
-		}
-		result <- err
-	}
+	run := func() { result <- d.scoped(f) }
 	select {
 	case d.work <- run:
 		return <-result
