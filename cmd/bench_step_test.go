@@ -103,6 +103,13 @@ func TestMeasureOfNonsenseIsBadInput(t *testing.T) {
 	}
 }
 
+func TestARankThatCannotJoinSaysWhy(t *testing.T) {
+	spec := stepSpec{Model: job.ModelSimpleNet, Mode: modeFP32, Batch: 4, Size: 32, Threads: 1, Workers: 2, Shards: 2, Data: t.TempDir(), Dir: t.TempDir()}
+	if _, _, err := joinCrew(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "train.pack: no such file") {
+		t.Errorf("without packs: error %v, want one that says what is missing", err)
+	}
+}
+
 // Two ranks train together, on both sides, and each says where its time went.
 func TestBothSidesMeasureSeveralWorkers(t *testing.T) {
 	images := t.TempDir()

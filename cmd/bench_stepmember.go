@@ -41,7 +41,7 @@ func (s stepSpec) job() (job.Spec, error) {
 		j.Adversarial = s.Strategy // an unknown one has no defaults, and is refused below
 		j.AdvEps, j.AdvStepSize, j.AdvSteps, j.AdvBeta = d.AdvEps, d.AdvStepSize, d.AdvSteps, d.AdvBeta
 		j.AdvBatchNorm, j.AdvPrecision, j.AdvWatch, j.Augment = d.AdvBatchNorm, d.AdvPrecision, d.AdvWatch, d.Augment
-		if s.AdvPrecision != "" && s.Strategy != job.AdversarialFree { // whose attack is its update
+		if s.AdvPrecision != "" && s.Strategy != job.AdversarialNone && s.Strategy != job.AdversarialFree { // whose attack is its update
 			j.AdvPrecision = s.AdvPrecision
 		}
 	}
@@ -107,14 +107,14 @@ func memberTimes(ctx context.Context, stepper *worker.Stepper, seconds float64, 
 func joinCrew(ctx context.Context, spec stepSpec) (stepper *worker.Stepper, leave func(), err error) {
 	c := worker.StepperConfig{Rank: spec.Rank, Size: spec.Workers, Scratch: filepath.Join(spec.Dir, fmt.Sprint("rank-", spec.Rank))}
 	var open []func() error
-	leave = func() {
+	closeAll := func() {
 		for i := len(open) - 1; i >= 0; i-- {
 			_ = open[i]() // the measurement is over: nothing is lost
 		}
 	}
 	defer func() {
 		if err != nil {
-			leave()
+			closeAll()
 		}
 	}()
 	if c.Spec, err = spec.job(); err != nil {
@@ -149,5 +149,5 @@ func joinCrew(ctx context.Context, spec stepSpec) (stepper *worker.Stepper, leav
 			return nil, nil, err
 		}
 	}
-	return stepper, leave, stepper.Join(ctx, addresses)
+	return stepper, closeAll, stepper.Join(ctx, addresses)
 }

@@ -14,7 +14,8 @@ func TestTrainingAgainstAttacksIsMeasured(t *testing.T) {
 	if err := paintImages(t.Context(), images, 4); err != nil {
 		t.Fatal(err)
 	}
-	base := stepSpec{Model: job.ModelSimpleNet, Mode: modeChannelsLast, Batch: 4, Size: 32, Threads: 1, Workers: 1, Shards: 2, Data: images}
+	base := stepSpec{Model: job.ModelSimpleNet, Mode: modeChannelsLast, Batch: 4, Size: 32, Threads: 1, Workers: 1, Shards: 2, Data: images,
+		AdvPrecision: job.BF16} // of the strategies that have one
 	for _, base.Strategy = range []string{job.AdversarialNone, job.AdversarialPGD, job.AdversarialFree} {
 		base.Dir = t.TempDir()
 		spec, err := json.Marshal(base)
