@@ -59,7 +59,7 @@ func TestAnyNumberOfWorkersEndsWithTheSameBits(t *testing.T) {
 	}
 }
 
-// Vectors that are the device's alone, as on a GPU, beside one in this memory: the same bits, and the same error.
+// Vectors that are the device's alone, as on a GPU, beside one whose vectors are in this memory: the same bits.
 func TestVectorsOnTheDeviceEndWithTheSameBits(t *testing.T) {
 	t.Parallel()
 	p := packs(t)

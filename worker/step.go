@@ -129,19 +129,19 @@ func (v *visit) sum(ctx context.Context, t allreduce.Terms, out []float32) error
 func (v *visit) terms() allreduce.Terms {
 	r := v.replica
 	t := allreduce.Terms{Total: r.spec.Shards, Kernels: v.group.metered(v.kernels), Bucket: v.bucket}
-	there := &vectors{device: r.device, working: v.group.change}
-	if r.onDevice {
-		t.Source = there
-	}
+	var there []torch.Tensor
 	for _, shard := range v.mine() {
 		if v.copying == nil && r.computed(shard) && r.size(shard) > 0 {
 			t.Shards = append(t.Shards, shard)
 			if r.onDevice {
-				there.tensors = append(there.tensors, r.shards[shard].whole)
+				there = append(there, r.shards[shard].whole)
 			} else {
 				t.Vectors = append(t.Vectors, r.shards[shard].host)
 			}
 		}
+	}
+	if r.onDevice {
+		t.Source = &vectors{device: r.device, tensors: there, working: v.group.change}
 	}
 	return t
 }
