@@ -66,9 +66,9 @@ all: system
 libs: system
 	@$(MAKE) --no-print-directory -j$(JOBS) $(LIBS)
 
-# In the container image its libraries are found by its own place (deploy/rootfs.sh).
+# In the container image its libraries are found by its own place (deploy/rootfs.sh). It names its commit (`mp version`) where git tells one.
 mp: $(LIBS) $(GO_SRC)
-	go build -ldflags '-extldflags=-Wl,-rpath,$$ORIGIN/../lib/mp/lib' -o mp .
+	go build -buildvcs=$(if $(shell git rev-parse HEAD 2>/dev/null),true,false) -ldflags '-extldflags=-Wl,-rpath,$$ORIGIN/../lib/mp/lib' -o mp .
 
 # The two headers that no registry of Go or Python carries.
 system:

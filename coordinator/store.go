@@ -54,7 +54,7 @@ type patientLogs struct {
 	lost  chan struct{} // gets one when raft cannot go on
 
 	mu      sync.Mutex
-	failing time.Time // since when; zero: it works
+	failing time.Time // since when entries or votes could not be stored; zero: it works
 	why     string
 	last    string    // the last trouble that is over, not yet told to the cluster
 	writing time.Time // since when entries are being written; zero: none are
@@ -70,6 +70,9 @@ func (p *patientLogs) StoreLogs(all []*raft.Log) error {
 	p.mark(time.Now())
 	err := p.logs.StoreLogs(all)
 	p.mark(time.Time{})
+	if err == nil {
+		p.recovered()
+	}
 	return p.note(err)
 }
 
@@ -132,26 +135,36 @@ func (p *patientLogs) await(ctx context.Context) bool {
 	}
 }
 
-// note tells the log when writing begins to fail and when it works again, and hands the error on.
+// note tells the log when writing begins to fail, and hands the error on.
 func (p *patientLogs) note(err error) error {
+	if err == nil {
+		return nil
+	}
 	p.mu.Lock()
-	since, why := p.failing, p.why
-	switch {
-	case err != nil && since.IsZero():
+	first := p.failing.IsZero()
+	if first {
 		p.failing, p.why = time.Now(), diskError(err)
-	case err == nil && !since.IsZero():
-		p.failing = time.Time{}
-		p.last = fmt.Sprintf("could not write its log for %s: %s", time.Since(since).Round(time.Millisecond), why)
 	}
 	p.mu.Unlock()
-	switch {
-	case err != nil && since.IsZero():
+	if first {
 		p.log.Error("cannot write the raft log: this node does not lead until it can; workers go on stepping meanwhile",
 			"directory", p.dir, "error", diskError(err), "advice", diskAdvice(err, p.dir))
-	case err == nil && !since.IsZero():
-		p.log.Info("the raft log can be written again", "directory", p.dir, "after", time.Since(since).Round(time.Millisecond))
 	}
 	return err
+}
+
+// recovered tells the log that entries can be written again. A vote or a probe says less: on a full disk one may still fit.
+func (p *patientLogs) recovered() {
+	p.mu.Lock()
+	since := p.failing
+	if !since.IsZero() {
+		p.failing = time.Time{}
+		p.last = fmt.Sprintf("could not write its log for %s: %s", time.Since(since).Round(time.Millisecond), p.why)
+	}
+	p.mu.Unlock()
+	if !since.IsZero() {
+		p.log.Info("the raft log can be written again", "directory", p.dir, "after", time.Since(since).Round(time.Millisecond))
+	}
 }
 
 // trouble returns why the log cannot be written now; empty: it can.

@@ -111,8 +111,11 @@ func TestAFullDiskIsWaitedFor(t *testing.T) {
 	faults.full.Store(false)
 	ctx, cancel = contextOf(t)
 	defer cancel()
-	if !p.await(ctx) || p.trouble() != "" {
-		t.Error("the trouble is over and not noticed")
+	if !p.await(ctx) || p.trouble() == "" || p.past() != "" {
+		t.Error("a probe that fits is taken for entries that fit, or waited for without end")
+	}
+	if err := p.StoreLogs([]*raft.Log{{Index: 1}}); err != nil || p.trouble() != "" {
+		t.Errorf("entries on a disk with space: %v; trouble %q", err, p.trouble())
 	}
 	if got := p.past(); !strings.Contains(got, "no space left on device") {
 		t.Errorf("the story would be %q", got)
