@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds a control plane of Kubernetes under DIR/bin from Go's module proxy: etcd, kube-apiserver, kube-controller-manager, and
-# lays the kind JobSet under DIR/kinds. The first time takes a quarter of an hour of two
+# lays the kinds of JobSet and of the Prometheus operator under DIR/kinds. The first time takes a quarter of an hour of two
 # cores, afterwards Go's cache has it. For `make kube-check`.
 #
 #   deploy/kube.sh DIR
@@ -10,6 +10,7 @@ dir=$(realpath -m "$1")
 kubernetes=v1.37.2 # and its parts, as v0.37.2
 etcd=v3.7.3
 jobset=v0.12.0
+operator=v0.90.1 # of Prometheus
 parts=v0${kubernetes#v1}
 mkdir -p "$dir"/{bin,kinds,kubernetes,etcd}
 
@@ -52,12 +53,14 @@ if [ "$(cat "$dir/kubernetes/version" 2>/dev/null)" != $kubernetes ]; then
 	echo $kubernetes >version
 fi
 
-if [ "$(cat "$dir/kinds/version" 2>/dev/null)" != $jobset ]; then
+if [ "$(cat "$dir/kinds/version" 2>/dev/null)" != "$jobset $operator" ]; then
 	cd "$dir/kinds"
 	rm -f -- *.yaml go.sum
 	echo 'module kinds' >go.mod
 	theirs=$(module Dir "sigs.k8s.io/jobset@$jobset")
 	install -m 644 "$theirs"/config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml .
-	echo $jobset >version
+	theirs=$(module Dir "github.com/prometheus-operator/prometheus-operator@$operator")
+	install -m 644 "$theirs"/example/prometheus-operator-crd/monitoring.coreos.com_{servicemonitors,podmonitors,prometheusrules}.yaml .
+	echo "$jobset $operator" >version
 fi
 ls "$dir/bin" "$dir/kinds"

@@ -2,11 +2,9 @@ package kubetest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +18,8 @@ import (
 )
 
 // Every cluster that can be rendered is taken by the API server without a warning, twice, and its pods by the namespace's pod
-// security. JobSet's kind is its own; of Kueue there are labels and annotations only.
+// security. The kinds of JobSet and of the
+// Prometheus operator are their own; of Kueue there are labels and annotations only.
 func TestManifestsAreTaken(t *testing.T) {
 	p := startPlane(t, given(t, "CONTROL_PLANE"))
 	p.learnKinds(t, given(t, "KINDS"))
@@ -43,7 +42,6 @@ func TestManifestsAreTaken(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				list = withoutUnknown(t, list)
 				p.apply(t, list)
 				p.apply(t, list)
 				coordinators := 3
@@ -58,27 +56,6 @@ func TestManifestsAreTaken(t *testing.T) {
 		}
 	}
 	t.Run("what is wrong is refused", func(t *testing.T) { p.refuses(t, "local") })
-}
-
-// withoutUnknown leaves out the kinds of the Prometheus operator, whose definitions no registry of Go carries.
-func withoutUnknown(t *testing.T, list []byte) []byte {
-	t.Helper()
-	var all unstructured.UnstructuredList
-	if err := json.Unmarshal(list, &all); err != nil {
-		t.Fatal(err)
-	}
-	all.Items = slices.DeleteFunc(all.Items, func(o unstructured.Unstructured) bool {
-		unknown := o.GroupVersionKind().Group == "monitoring.coreos.com"
-		if unknown {
-			t.Logf("not asked of the API server: %s %s", o.GetKind(), o.GetName())
-		}
-		return unknown
-	})
-	list, err := all.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return list
 }
 
 // learnKinds applies the definitions in a folder and waits until they are served.
@@ -134,8 +111,11 @@ func (p *plane) refuses(t *testing.T, namespace string) {
 		t.Fatal(err)
 	}
 	misspelt := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "batch/v1", "kind": "Job", "metadata": map[string]any{"name": "mp-worker", "namespace": namespace}, "spec": map[string]any{"paralelism": int64(3)}}}
-	if err := p.applyOne(t.Context(), misspelt); err == nil {
-		t.Error("a misspelt field is taken")
+	monitor := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": map[string]any{"name": "mp-worker", "namespace": namespace}, "spec": map[string]any{"selector": map[string]any{}, "podMetricsEndpoint": []any{}}}}
+	for _, o := range []*unstructured.Unstructured{misspelt, monitor} {
+		if err := p.applyOne(t.Context(), o); err == nil {
+			t.Errorf("a misspelt field of a %s is taken", o.GetKind())
+		}
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "root", Namespace: namespace}, Spec: j.Spec.Template.Spec}
 	pod.Spec.SecurityContext = nil
