@@ -126,11 +126,7 @@ func runCoordinator(ctx context.Context, e *env, o coordinatorOptions) error {
 	}
 	o.page, o.config.Version = page, version()
 	log := e.logger(slog.LevelWarn) // the story says what is of interest
-	secure, err := o.secure()
-	if err != nil {
-		return err
-	}
-	return withMonitor(ctx, monitorOptions{o.monitor, secure}, log, func(ctx context.Context, m *monitor) error {
+	return withMonitor(ctx, monitorOptions{o.monitor, o.trust.tls == tlsOff}, log, func(ctx context.Context, m *monitor) error {
 		return coordinate(ctx, e, o, m, log)
 	})
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // monitorHelp is the help of --monitor, wherever it is.
-const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (its loops turn) and /readyz (it belongs to the cluster), and Prometheus asks /metrics; in TLS where it is reached from other machines and the cluster speaks it; empty: nowhere"
+const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (its loops turn) and /readyz (it belongs to the cluster), and Prometheus asks /metrics; in TLS where other machines reach it, unless --tls is off; empty: nowhere"
 
 // monitor answers whoever looks after this process. It tells nothing that is secret, and asks for no token.
 type monitor struct {
@@ -71,7 +71,7 @@ func (m *monitor) watch(ready func() error) { m.ready.Store(&ready) }
 // monitorOptions say where a monitor listens.
 type monitorOptions struct {
 	address string // empty: nowhere
-	secure  bool   // the process speaks TLS with others: so does the monitor, beyond this machine
+	plain   bool   // no TLS, even beyond this machine
 }
 
 // withMonitor serves a monitor while body runs. It listens before body begins, so that a start that takes long is not taken for a
@@ -88,7 +88,7 @@ func withMonitor(ctx context.Context, o monitorOptions, log *slog.Logger, body f
 	if err != nil {
 		return fmt.Errorf("listen for a supervisor (--monitor): %w", err)
 	}
-	if o.secure && beyond(o.address) {
+	if !o.plain && beyond(o.address) {
 		config, err := m.config()
 		if err != nil {
 			return errors.Join(err, l.Close())

@@ -123,7 +123,7 @@ func TestMonitorInTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	err = withMonitor(t.Context(), monitorOptions{"0.0.0.0:" + port, true}, log, func(_ context.Context, m *monitor) error {
+	err = withMonitor(t.Context(), monitorOptions{address: "0.0.0.0:" + port}, log, func(_ context.Context, m *monitor) error {
 		ask := func() string {
 			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 			answer, err := client.Get("https://" + local + "/healthz")
@@ -154,5 +154,15 @@ func TestMonitorInTLS(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	err = withMonitor(t.Context(), monitorOptions{address: "0.0.0.0:" + port, plain: true}, log, func(context.Context, *monitor) error {
+		answer, err := http.Get("http://" + local + "/healthz")
+		if err != nil {
+			return err
+		}
+		return answer.Body.Close()
+	})
+	if err != nil {
+		t.Errorf("with --tls off: %v", err)
 	}
 }

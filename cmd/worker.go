@@ -68,11 +68,7 @@ func newWorkerCommand(e *env) *cobra.Command {
 		panic(err) // the flag was just declared
 	}
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		secure, err := o.secure()
-		if err != nil {
-			return err
-		}
-		return withMonitor(c.Context(), monitorOptions{o.monitor, secure}, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
+		return withMonitor(c.Context(), monitorOptions{o.monitor, o.trust.tls == tlsOff}, e.logger(slog.LevelInfo), func(ctx context.Context, m *monitor) error {
 			return runWorker(ctx, e, o, m)
 		})
 	}
@@ -153,15 +149,6 @@ func runWorker(ctx context.Context, e *env, o workerOptions, m *monitor) error {
 // reached are the addresses at which this worker is told to be reached.
 func (o workerOptions) reached() []string {
 	return slices.DeleteFunc([]string{o.listen, o.advertise}, func(a string) bool { return a == "" })
-}
-
-// secure says whether this worker will speak TLS with others.
-func (o workerOptions) secure() (bool, error) {
-	coordinators, err := addresses(o.coordinator)
-	if err != nil {
-		return false, err
-	}
-	return o.trust.wanted(append(coordinators, o.reached()...)...)
 }
 
 // identity is who this worker is in a cluster that speaks TLS.
