@@ -29,10 +29,10 @@ failed=0
 		echo "$target: $verdict" >&2
 		if [ $verdict = FAILED ]; then tail -n 20 $logs/"$target".log >&2; fi
 	done
-	for target in drills soak; do # whose last lines are tables
+	for target in drills soak; do # whose last lines are tables, but for the times at which something was hurt
 		if [[ " $* " = *" $target "* ]]; then
 			printf '\n## make %s\n\n' $target
-			tail -n 40 $logs/$target.log | sed 's/^/    /'
+			grep -v '^[0-9][0-9]:[0-9][0-9]:' $logs/$target.log | tail -n 40 | sed 's/^/    /'
 		fi
 	done
 } >"$page"
