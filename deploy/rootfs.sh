@@ -16,8 +16,9 @@ if [ ! -x mp ] || [ ! -e build/lib/libmpops.so ]; then
 	exit 1
 fi
 rm -rf "$dir"
-mkdir -p "$dir"/{etc/ssl/certs,usr/bin,tmp,dev,proc,sys}
+mkdir -p "$dir"/{etc/ssl/certs,usr/bin,tmp,dev,proc,sys,scratch,var/lib/mp}
 chmod 1777 "$dir/tmp"
+if [ "$(id -u)" = 0 ]; then chown 65532:65532 "$dir"/{scratch,var/lib/mp}; fi # an engine's new volumes there take this owner
 
 # Libraries, each once.
 lay() {
