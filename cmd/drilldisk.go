@@ -175,6 +175,10 @@ func drillHalfSaved(ctx context.Context, r *rehearsal) error {
 		return err
 	}
 	run := filepath.Join(r.dir, r.nodes[0].id, "runs", r.now().GetDirectory())
+	whole := func() bool { path, _, _ := checkpoint.Latest(run); return path != "" }
+	if err := r.until(ctx, 30*time.Second, "a checkpoint to go back to", whole); err != nil {
+		return err
+	}
 	broken, halves := 0, 0
 	for i := range times {
 		since := time.Now()
@@ -195,7 +199,7 @@ func drillHalfSaved(ctx context.Context, r *rehearsal) error {
 		victim := r.workers[workerName(1+i%workers)] // the first in rank writes
 		victim.signal(syscall.SIGKILL)
 		<-victim.done
-		if _, passedOver, err := checkpoint.Latest(run); err != nil && !errors.Is(err, os.ErrNotExist) || len(passedOver) > 0 {
+		if _, passedOver, err := checkpoint.Latest(run); err != nil || len(passedOver) > 0 {
 			broken++
 			fmt.Fprintf(r.out, "  %v %v\n", err, passedOver)
 		}

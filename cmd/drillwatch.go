@@ -155,11 +155,11 @@ func (f *fleet) untilWorkers(ctx context.Context, n int) error {
 	return f.until(ctx, time.Minute, count(n, "worker that computes", "workers that compute"), func() bool { return f.computing() == n })
 }
 
-// computing is the number of workers that have shards.
+// computing is the number of workers that have shards, or would: with more workers than cores a slow one may be left without.
 func (f *fleet) computing() int {
 	n := 0
 	for _, w := range f.workersNow() {
-		if w.View > 0 && len(w.Shards) > 0 {
+		if w.View > 0 && (len(w.Shards) > 0 || w.Phase == mppb.Phase_COMPUTING || w.Phase == mppb.Phase_VALIDATING) {
 			n++
 		}
 	}
