@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -26,6 +27,7 @@ type fleetConfig struct {
 	dir          string // for everything the cluster writes
 	data         string // folder of packs
 	coordinators int
+	called       string // what their names begin with; empty: coordinator
 	minWorkers   int
 	failAfter    time.Duration
 	nats         string // as --nats
@@ -84,7 +86,7 @@ func (f *fleet) begin(ctx context.Context) (err error) {
 		}
 	}
 	for i := range f.coordinators {
-		n := &node{id: "coordinator-" + strconv.Itoa(i+1)}
+		n := &node{id: cmp.Or(f.called, "coordinator") + "-" + strconv.Itoa(i+1)}
 		if n.address, err = f.place(n.id, coordinatorPort); err != nil {
 			return err
 		}

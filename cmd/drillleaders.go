@@ -193,7 +193,7 @@ type natsProcess struct {
 
 // startNATSProcess starts a NATS server.
 func startNATSProcess(ctx context.Context, c fleetConfig) (*natsProcess, error) {
-	c.dir, c.coordinators, c.nats, c.secret, c.small = filepath.Join(c.dir, "nats"), 1, natsEmbedded, "", ""
+	c.dir, c.called, c.coordinators, c.nats, c.secret, c.small = filepath.Join(c.dir, "nats"), "nats", 1, natsEmbedded, "", ""
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, err
 	}

@@ -153,7 +153,14 @@ func drillSender(ctx context.Context, r *rehearsal) error {
 	}
 	const slow = 2 << 20 // bytes a second
 	r.network.wire.setOneWay(h[1], h[0], link{rate: slow})
-	return r.namedSlow(ctx, workerName(2))
+	if err := r.namedSlow(ctx, workerName(2)); err != nil {
+		return err
+	}
+	if err := r.more(ctx, 50); err != nil {
+		return err
+	}
+	r.network.wire.setOneWay(h[1], h[0], link{}) // the rest of the job would take many times as long
+	return nil
 }
 
 // drillChunk flips a bit of a gradient on its way from one worker to the other.

@@ -18,7 +18,6 @@ import (
 // group is one member of a ring. Its goroutines read the neighbours' streams; operations run in their callers'.
 type group struct {
 	Config
-	castagnoli  *crc32.Table // the polynomial for which processors have an instruction
 	born        time.Time
 	left, right *control
 	max, sum    *lane
@@ -58,7 +57,7 @@ func newGroup(c Config) *group {
 		c.Connections = 1
 	}
 	c.Kernels = c.Kernels.WithDefaults()
-	g := &group{Config: c, castagnoli: crc32.MakeTable(crc32.Castagnoli), born: time.Now(), late: make([]time.Duration, n),
+	g := &group{Config: c, born: time.Now(), late: make([]time.Duration, n),
 		done: make(chan struct{}), told: make(chan struct{}), heard: make(chan struct{}), cut: make(chan struct{}), torn: make(chan struct{}),
 		whole: make(chan struct{}), missing: 2 + c.Connections, taken: map[string]bool{}}
 	g.unused = sync.NewCond(&g.mu)
@@ -70,7 +69,7 @@ func newGroup(c Config) *group {
 
 // checksum continues a CRC-32C.
 func (g *group) checksum(crc uint32, b []byte) uint32 {
-	return crc32.Update(crc, g.castagnoli, b)
+	return crc32.Update(crc, castagnoli, b)
 }
 
 // sample continues a CRC-32C by the beginning of every page. It stands in for the whole where nothing but this program
@@ -78,7 +77,7 @@ func (g *group) checksum(crc uint32, b []byte) uint32 {
 func (g *group) sample(crc uint32, b []byte) uint32 {
 	const page, part = 4096, 256
 	for lo := 0; lo < len(b); lo += page {
-		crc = crc32.Update(crc, g.castagnoli, b[lo:min(lo+part, len(b))])
+		crc = crc32.Update(crc, castagnoli, b[lo:min(lo+part, len(b))])
 	}
 	return crc
 }

@@ -180,6 +180,11 @@ func (g *group) protocol(format string, args ...any) error {
 
 var errChecksum = errors.New("a piece arrived with a wrong checksum")
 
+// damaged says that what the left neighbour sent has changed on its way.
+func (g *group) damaged() error {
+	return &allreduce.PeerError{Rank: g.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
+}
+
 // stride is the number of bytes that are worked on at once: they stay in the innermost cache meanwhile.
 const stride = 4 * 16 * allreduce.Block
 
@@ -218,7 +223,7 @@ func (l *lane) take(f *incoming, use func(q []int32, at int) error) error {
 	want := f.crc
 	f.free()
 	if err == nil && crc != want {
-		err = &allreduce.PeerError{Rank: l.group.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
+		err = l.group.damaged()
 	}
 	return err
 }

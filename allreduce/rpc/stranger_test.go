@@ -3,8 +3,10 @@ package rpc
 import (
 	"context"
 	"errors"
+	"hash/crc32"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,13 +104,14 @@ func TestAnAddressThatIsNoRing(t *testing.T) {
 // TestWhatNobodyShouldSend lets rank 1 send rank 0 a frame that does not belong there.
 func TestWhatNobodyShouldSend(t *testing.T) {
 	payload := bytesOf([]int32{1, 2, 3, 4})
-	good := header{kind: frameData, op: opSum, seq: 1, total: 16, length: 16, crc: 0x1234}
+	good := header{kind: frameData, op: opSum, seq: 1, total: 16, length: 16}
 	for name, c := range map[string]struct {
 		change func(*header)
 		body   []byte
 		kind   string
 	}{
-		"a wrong checksum":           {func(h *header) {}, payload, allreduce.KindChecksum},
+		"a wrong checksum":           {func(h *header) { h.crc ^= 4 }, payload, allreduce.KindChecksum},
+		"a changed place":            {func(h *header) { h.offset, h.crc = 4, h.crc^4 }, payload, allreduce.KindChecksum},
 		"another operation":          {func(h *header) { h.seq = 9 }, payload, allreduce.KindProtocol},
 		"another kind of operation":  {func(h *header) { h.op = opExchange }, payload, allreduce.KindProtocol},
 		"a piece of a wrong size":    {func(h *header) { h.length = 12 }, payload[:12], allreduce.KindProtocol},
@@ -124,10 +127,11 @@ func TestWhatNobodyShouldSend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := form(t, stations(t, 2, true), Config{})
 			f := &outgoing{header: good}
-			c.change(&f.header)
 			if c.body != nil {
 				f.body = mem.SliceBuffer(c.body)
+				f.crc = g[1].(*group).checksum(0, c.body)
 			}
+			c.change(&f.header)
 			if err := g[1].(*group).sum.out[0].SendMsg(f); err != nil {
 				t.Fatal(err)
 			}
@@ -189,6 +193,33 @@ func TestStrangersAreTold(t *testing.T) {
 			t.Errorf("%s got %v, want %v", name, err, c.code)
 		} else {
 			t.Log(err)
+		}
+	}
+}
+
+// No bit of a frame can change without anybody seeing it.
+func TestChangedFramesAreSeen(t *testing.T) {
+	body := []byte("sixteen bytes...")
+	sent := &outgoing{header: header{kind: frameData, op: opSum, step: 1, seq: 2, total: 64, offset: 32, length: 16, lead: -5, sent: 7}, body: mem.SliceBuffer(body)}
+	sent.crc = crc32.Checksum(body, castagnoli)
+	good, err := codec{}.Marshal(sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(data []byte) (*incoming, error) {
+		f := new(incoming)
+		return f, codec{}.Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, f)
+	}
+	data := good.Materialize()
+	if f, err := read(data); err != nil || f.header != sent.header || !f.intact() {
+		t.Fatalf("as it was sent: %+v, intact %t, %v", f.header, f.intact(), err)
+	}
+	for i := range 8 * len(data) {
+		changed := slices.Clone(data)
+		changed[i/8] ^= 1 << (i % 8)
+		f, err := read(changed)
+		if err == nil && f.intact() {
+			t.Errorf("bit %d of byte %d changed: %+v", i%8, i/8, f.header)
 		}
 	}
 }

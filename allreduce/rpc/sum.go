@@ -71,20 +71,27 @@ func (w *work) next(want header) (*incoming, error) {
 	}
 	w.received++
 	w.behind = max(w.behind, w.lane.group.flight.over(a.at.Sub(w.lane.group.born)-time.Duration(a.sent), a.at))
-	want.op, want.seq, want.total = w.op, w.seq, uint64(w.total)
-	if w.op == opExchange { // lengths are their senders' own
-		want.total = a.total
-		want.length = a.length
-		if a.total > allreduce.MaxMessage || uint64(a.length) != a.total {
-			a.free()
-			return nil, w.lane.group.protocol("message of %d bytes, which may have %d, in a frame of %d", a.total, allreduce.MaxMessage, a.length)
+	if err := w.fits(&a.header, want); err != nil {
+		if !a.shared && !a.intact() { // its sender said something else
+			err = w.lane.group.damaged()
 		}
-	}
-	if err := w.lane.check(&a.header, want); err != nil {
 		a.free()
 		return nil, err
 	}
 	return a.incoming, nil
+}
+
+// fits compares a frame with the one that must come.
+func (w *work) fits(got *header, want header) error {
+	want.op, want.seq, want.total = w.op, w.seq, uint64(w.total)
+	if w.op == opExchange { // lengths are their senders' own
+		want.total = got.total
+		want.length = got.length
+		if got.total > allreduce.MaxMessage || uint64(got.length) != got.total {
+			return w.lane.group.protocol("message of %d bytes, which may have %d, in a frame of %d", got.total, allreduce.MaxMessage, got.length)
+		}
+	}
+	return w.lane.check(got, want)
 }
 
 func (g *group) Sum(ctx context.Context, data []int32) error {
@@ -205,7 +212,7 @@ func (w *work) pass(data []byte, merge func(at int, theirs []byte)) error {
 			}
 			theirs, total := f.bytes(), f.total
 			if g.checksum(0, theirs) != f.crc {
-				err = &allreduce.PeerError{Rank: g.left.rank, Kind: allreduce.KindChecksum, Err: errChecksum}
+				err = g.damaged()
 			}
 			f.free()
 			if err != nil {
