@@ -91,12 +91,16 @@ func drillLogDisk(ctx context.Context, r *rehearsal) error {
 	}
 	r.within("with space again: the next recorded steps", time.Since(at), 10*time.Second)
 	var full time.Duration
-	for _, e := range r.eventsSince(at, func(e *mppb.Event) bool { return strings.Contains(e.Text, "could not write its log") }) {
-		_, length, _ := strings.Cut(e.Text, " for ")
-		length, _, _ = strings.Cut(length, ":")
-		d, _ := time.ParseDuration(length)
-		full += d
-	}
+	_ = r.until(ctx, 10*time.Second, "the story to tell of it", func() bool {
+		full = 0
+		for _, e := range r.eventsSince(at, func(e *mppb.Event) bool { return strings.Contains(e.Text, "could not write its log") }) {
+			_, length, _ := strings.Cut(e.Text, " for ")
+			length, _, _ = strings.Cut(length, ":")
+			d, _ := time.ParseDuration(length)
+			full += d
+		}
+		return full > 0
+	})
 	r.check(full >= 3*r.failAfter, "the story tells of a full disk for", full.String(), "at least "+(3*r.failAfter).String())
 	return nil
 }

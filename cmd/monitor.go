@@ -17,7 +17,7 @@ import (
 )
 
 // monitorHelp is the help of --monitor, wherever it is.
-const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (its loops turn) and /readyz (it belongs to the cluster), and Prometheus asks /metrics; in TLS where other machines reach it, unless --tls is off; empty: nowhere"
+const monitorHelp = "HOST:PORT at which a supervisor asks /healthz (its loops turn) and /readyz (it belongs to the cluster), and Prometheus asks /metrics; in TLS where other machines reach it; empty: nowhere"
 
 // monitor answers whoever looks after this process. It tells nothing that is secret, and asks for no token.
 type monitor struct {
