@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -22,6 +23,34 @@ type shown struct{}
 type caller struct {
 	credentials.CommonAuthInfo
 	trust.Party
+	conn *heard // nil without TLS
+}
+
+// Broke is what TLS found wrong with a connection, such as a record that changed on its way; nil: nothing, or there is no TLS.
+// gRPC does not tell the handler of a stream.
+func (c caller) Broke() error {
+	if c.conn == nil {
+		return nil
+	}
+	if err := c.conn.wrong.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// heard is a connection that keeps what TLS found wrong with it.
+type heard struct {
+	net.Conn
+	wrong atomic.Pointer[error]
+}
+
+func (h *heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	var alert *net.OpError
+	if errors.As(err, &alert) && (alert.Op == "local error" || alert.Op == "remote error") { // crypto/tls calls its alerts so
+		h.wrong.CompareAndSwap(nil, &err)
+	}
+	return n, err
 }
 
 func (caller) AuthType() string { return "mp" }
@@ -47,7 +76,8 @@ func (shown) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, err
 			c.SecurityLevel = credentials.PrivacyAndIntegrity
 			var err error
 			c.Party, err = trust.PeerOf(secure.ConnectionState())
-			return conn, c, err
+			c.conn = &heard{Conn: conn}
+			return c.conn, c, err
 		}
 		wrapped, ok := inner.(interface{ NetConn() net.Conn })
 		if !ok {

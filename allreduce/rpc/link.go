@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"mp/allreduce"
@@ -159,11 +160,27 @@ func (c *control) gone(err error) *allreduce.PeerError {
 	case s.Code() == codes.Internal || s.Code() == codes.ResourceExhausted || s.Code() == codes.Unimplemented:
 		e.Kind, e.Err = allreduce.KindProtocol, errors.New(s.Message())
 	case s.Code() == codes.Canceled:
-		e.Err = errors.New("connection reset")
+		if e.Err = errors.New("connection reset"); broke(c.pipe) != nil {
+			e.Err = fmt.Errorf("connection reset (%w)", broke(c.pipe))
+		}
 	default:
 		e.Err = fmt.Errorf("connection reset (%s)", s.Message())
 	}
 	return e
+}
+
+// broke is what was wrong with the connection under a stream that the neighbour opened, where its credentials keep that.
+func broke(p pipe) error {
+	s, ok := p.(grpc.ServerStream)
+	if !ok {
+		return nil
+	}
+	if from, ok := grpcpeer.FromContext(s.Context()); ok {
+		if kept, ok := from.AuthInfo.(interface{ Broke() error }); ok {
+			return kept.Broke()
+		}
+	}
+	return nil
 }
 
 // say sends a last word, after which nothing more comes.
