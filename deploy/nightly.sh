@@ -17,7 +17,7 @@ failed=0
 {
 	echo "# The last night"
 	echo
-	echo "Written by \`make nightly\` on $(date -u +%F), at commit $(git rev-parse --short HEAD), on $(nproc) cores."
+	echo "Written by \`make nightly${TLS:+ TLS=$TLS}${FUZZTIME:+ FUZZTIME=$FUZZTIME}${MINUTES:+ MINUTES=$MINUTES}\` on $(date -u +%F), at commit $(git rev-parse --short HEAD), on $(nproc) cores."
 	echo
 	echo "| target | minutes | verdict |"
 	echo "|---|---|---|"
@@ -29,11 +29,14 @@ failed=0
 		echo "$target: $verdict" >&2
 		if [ $verdict = FAILED ]; then tail -n 20 $logs/"$target".log >&2; fi
 	done
-	for target in drills soak; do # whose last lines are tables, but for the times at which something was hurt
-		if [[ " $* " = *" $target "* ]]; then
-			printf '\n## make %s\n\n' $target
-			grep -v '^[0-9][0-9]:[0-9][0-9]:' $logs/$target.log | tail -n 40 | sed 's/^/    /'
-		fi
+	for target in "$@"; do
+		case $target in # what they end with, without what was hurt at which time
+		drills) said=$(sed -n '/^ *drill .* verdict /,$p' $logs/drills.log) ;;
+		soak) said=$(grep -v '^[0-9][0-9]:[0-9][0-9]:' $logs/soak.log | tail -n 40) ;;
+		*) continue ;;
+		esac
+		printf '\n## make %s\n\n' "$target"
+		sed 's/^/    /' <<<"$said"
 	done
 } >"$page"
 mv "$page" docs/nightly.md
