@@ -163,6 +163,9 @@ func drillSender(ctx context.Context, r *rehearsal) error {
 	return nil
 }
 
+// handshake is more full packets than one of TLS has.
+const handshake = 20
+
 // drillChunk flips a bit of a gradient on its way from one worker to the other.
 func drillChunk(ctx context.Context, r *rehearsal) error {
 	h, err := r.crewOnHosts(ctx, 2)
@@ -170,7 +173,7 @@ func drillChunk(ctx context.Context, r *rehearsal) error {
 		return err
 	}
 	flipped := make(chan time.Time, 1)
-	r.network.wire.setOneWay(h[0], h[1], link{touch: flip(0, workerPort, func() { flipped <- time.Now() })})
+	r.network.wire.setOneWay(h[0], h[1], link{touch: flip(0, workerPort, handshake, func() { flipped <- time.Now() })})
 	select {
 	case at := <-flipped:
 		if err := r.refusedBits(ctx, at); err != nil {
@@ -195,7 +198,7 @@ func drillCopy(ctx context.Context, r *rehearsal) error {
 		return err
 	}
 	flipped := make(chan time.Time, 1)
-	r.network.wire.setOneWay(h[0], joiner, link{touch: flip(workerPort, 0, func() { flipped <- time.Now() })})
+	r.network.wire.setOneWay(h[0], joiner, link{touch: flip(workerPort, 0, handshake, func() { flipped <- time.Now() })})
 	if _, err := r.startWorker(2); err != nil {
 		return err
 	}

@@ -148,10 +148,9 @@ func (w *wire) close() {
 	w.running.Wait()
 }
 
-// flip returns what changes one bit in the middle of the twentieth full TCP segment from or to a port, and its checksum so that
+// flip returns what changes one bit in the middle of the next full TCP segment from or to a port after some, and its checksum so that
 // TCP does not see it: as faulty memory on the way does. told hears that it happened.
-func flip(fromPort, toPort uint16, told func()) func([]byte) bool {
-	passed := 0
+func flip(fromPort, toPort uint16, after int, told func()) func([]byte) bool {
 	return func(packet []byte) bool {
 		const protocolTCP, full = 6, 1200
 		ip := int(packet[0]&15) * 4
@@ -163,7 +162,7 @@ func flip(fromPort, toPort uint16, told func()) func([]byte) bool {
 		if fromPort != 0 && source != fromPort || toPort != 0 && target != toPort {
 			return false
 		}
-		if passed++; passed < 20 { // a handshake, where there is TLS
+		if after--; after >= 0 {
 			return false
 		}
 		at := len(t) / 2 &^ 1

@@ -123,10 +123,10 @@ func TestAWireKeepsOrderAndTime(t *testing.T) {
 func TestAFlippedBitKeepsTheChecksum(t *testing.T) {
 	w, ends, hosts := wired(t, 2)
 	flips := 0
-	w.set(hosts[0], hosts[1], link{touch: flip(0, 7071, func() { flips++ })})
+	w.set(hosts[0], hosts[1], link{touch: flip(0, 7071, 1, func() { flips++ })})
 	for _, c := range []struct {
 		port, payload, bits int
-	}{{7070, 1460, 0}, {7071, 100, 0}, {7071, 1460, 1}, {7071, 1460, 0}} {
+	}{{7070, 1460, 0}, {7071, 100, 0}, {7071, 1460, 0}, {7071, 1460, 1}, {7071, 1460, 0}} {
 		sent := segment(1, c.port, c.payload)
 		ends[0].sends <- append([]byte(nil), sent...)
 		got := <-ends[1].gets
