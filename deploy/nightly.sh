@@ -30,9 +30,9 @@ failed=0
 		if [ $verdict = FAILED ]; then tail -n 20 $logs/"$target".log >&2; fi
 	done
 	for target in "$@"; do
-		case $target in # what they end with, without what was hurt at which time
-		drills) said=$(sed -n '/^ *drill .* verdict /,$p' $logs/drills.log) ;;
-		soak) said=$(grep -v '^[0-9][0-9]:[0-9][0-9]:' $logs/soak.log | tail -n 40) ;;
+		case $target in # whose tables are worth keeping
+		drills) said=$(sed -n '/^ *drill .* verdict /,/ held, .* did not, /p' $logs/drills.log) ;;
+		soak) said=$(sed -n '/mp drill soak /p; /^soak/,/^samples lost/p' $logs/soak.log) ;;
 		*) continue ;;
 		esac
 		printf '\n## make %s\n\n' "$target"
