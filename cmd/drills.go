@@ -265,8 +265,7 @@ func (r *rehearsal) namedSlow(ctx context.Context, name string) error {
 		steps = r.now().GetUpdate() - from
 	}
 	r.measured(time.Unix(0, e.Time).Sub(at), 0)
-	r.check(steps <= 20, "named within steps", fmt.Sprint(steps), "at most 20")
-	r.check(true, "named", e.Text, "tells of "+name)
+	r.check(steps <= 20, "named within steps", fmt.Sprintf("%d: %s", steps, e.Text), "at most 20")
 	return nil
 }
 

@@ -46,11 +46,16 @@ type heard struct {
 
 func (h *heard) Read(b []byte) (int, error) {
 	n, err := h.Conn.Read(b)
-	var alert *net.OpError
-	if errors.As(err, &alert) && (alert.Op == "local error" || alert.Op == "remote error") { // crypto/tls calls its alerts so
-		h.wrong.CompareAndSwap(nil, &err)
+	if err != nil {
+		h.keep(err)
 	}
 	return n, err
+}
+
+func (h *heard) keep(err error) {
+	if alert, ok := errors.AsType[*net.OpError](err); ok && (alert.Op == "local error" || alert.Op == "remote error") { // crypto/tls calls its alerts so
+		h.wrong.CompareAndSwap(nil, &err)
+	}
 }
 
 func (caller) AuthType() string { return "mp" }

@@ -157,23 +157,6 @@ func (l *lane) send(i int, h header, p parcel) error {
 	return nil
 }
 
-// check compares a frame with the one that must come.
-func (l *lane) check(got *header, want header) error {
-	want.kind, want.crc, want.lead, want.shared, want.slot, want.sent = got.kind, got.crc, got.lead, got.shared, got.slot, got.sent
-	g := l.group
-	switch {
-	case got.kind != frameData || got.op != want.op || got.seq != want.seq:
-		return g.protocol("frame %q of operation %d %q where %d %q is under way", got.kind, got.seq, got.op, want.seq, want.op)
-	case got.total != want.total && want.op != opExchange:
-		return fmt.Errorf("rank %d brings %d bytes, rank %d has %d: %w", g.left.rank, got.total, g.Rank(), want.total, allreduce.ErrLength)
-	case *got != want:
-		return g.protocol("piece of %d bytes at %d in step %d, expected %d at %d in step %d", got.length, got.offset, got.step, want.length, want.offset, want.step)
-	case got.shared && (got.slot > uint64(len(l.theirs)) || uint64(got.length) > uint64(len(l.theirs))-got.slot):
-		return g.protocol("piece of %d bytes at %d of %d shared bytes", got.length, got.slot, len(l.theirs))
-	}
-	return nil
-}
-
 func (g *group) protocol(format string, args ...any) error {
 	return &allreduce.PeerError{Rank: g.left.rank, Kind: allreduce.KindProtocol, Err: fmt.Errorf(format, args...)}
 }

@@ -160,8 +160,9 @@ func (c *control) gone(err error) *allreduce.PeerError {
 	case s.Code() == codes.Internal || s.Code() == codes.ResourceExhausted || s.Code() == codes.Unimplemented:
 		e.Kind, e.Err = allreduce.KindProtocol, errors.New(s.Message())
 	case s.Code() == codes.Canceled:
-		if e.Err = errors.New("connection reset"); broke(c.pipe) != nil {
-			e.Err = fmt.Errorf("connection reset (%w)", broke(c.pipe))
+		e.Err = errors.New("connection reset")
+		if why := broke(c.pipe); why != nil {
+			e.Err = fmt.Errorf("connection reset (%w)", why)
 		}
 	default:
 		e.Err = fmt.Errorf("connection reset (%s)", s.Message())

@@ -83,15 +83,27 @@ func (w *work) next(want header) (*incoming, error) {
 
 // fits compares a frame with the one that must come.
 func (w *work) fits(got *header, want header) error {
+	l := w.lane
+	g := l.group
 	want.op, want.seq, want.total = w.op, w.seq, uint64(w.total)
 	if w.op == opExchange { // lengths are their senders' own
-		want.total = got.total
-		want.length = got.length
+		want.total, want.length = got.total, got.length
 		if got.total > allreduce.MaxMessage || uint64(got.length) != got.total {
-			return w.lane.group.protocol("message of %d bytes, which may have %d, in a frame of %d", got.total, allreduce.MaxMessage, got.length)
+			return g.protocol("message of %d bytes, which may have %d, in a frame of %d", got.total, allreduce.MaxMessage, got.length)
 		}
 	}
-	return w.lane.check(got, want)
+	want.kind, want.crc, want.lead, want.shared, want.slot, want.sent = got.kind, got.crc, got.lead, got.shared, got.slot, got.sent
+	switch {
+	case got.kind != frameData || got.op != want.op || got.seq != want.seq:
+		return g.protocol("frame %q of operation %d %q where %d %q is under way", got.kind, got.seq, got.op, want.seq, want.op)
+	case got.total != want.total:
+		return fmt.Errorf("rank %d brings %d bytes, rank %d has %d: %w", g.left.rank, got.total, g.Rank(), want.total, allreduce.ErrLength)
+	case *got != want:
+		return g.protocol("piece of %d bytes at %d in step %d, expected %d at %d in step %d", got.length, got.offset, got.step, want.length, want.offset, want.step)
+	case got.shared && (got.slot > uint64(len(l.theirs)) || uint64(got.length) > uint64(len(l.theirs))-got.slot):
+		return g.protocol("piece of %d bytes at %d of %d shared bytes", got.length, got.slot, len(l.theirs))
+	}
+	return nil
 }
 
 func (g *group) Sum(ctx context.Context, data []int32) error {
