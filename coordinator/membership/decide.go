@@ -56,6 +56,9 @@ func (l *Leader) follow(now time.Duration, s *State) {
 	l.asked = l.c.Times.Beat(len(s.Workers))
 	l.beat = max(l.beat, l.asked)
 	clear(l.accused)
+	if l.view != l.followed.view {
+		l.followed = following{}
+	}
 	l.formed = 0
 	if j != nil {
 		l.formed = j.Update

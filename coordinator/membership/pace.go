@@ -15,7 +15,51 @@ const (
 	slowSteps  = 5    // updates between two looks at the speeds: named after two looks, within 20 steps
 	slowLooks  = 2
 	idleTimes  = 10 // Times.FailAfter: half-life of the belief that a worker without shards is slow
+	timedSteps = 5  // updates, at least, of which the mean of a step is taken
+	mostVain   = 4  // deals without a gain in a row after which the pause to the next does not grow any more
 )
+
+// following is how well shards that follow the speeds have served the members of the view in force. Where more workers than
+// cores share a machine, whoever has to wait for a core looks slow, and after each new deal it is somebody else.
+type following struct {
+	view uint64 // the newest that was made for it; 0: none
+	vain int    // how many in a row did not make steps shorter
+
+	from  uint64        // update since which steps are timed
+	since time.Duration // when that was; 0: never
+	last  float64       // seconds a step took between the two times before; 0: not known
+
+	due   bool    // the newest deal has not been judged
+	usual float64 // seconds a step took before the deal, or when it was judged; 0: not known
+}
+
+// time takes the mean of a step every so often, and judges the newest deal by it: it should have gained half of what a deal must
+// promise.
+func (f *following) time(now, every time.Duration, update uint64) {
+	if f.since == 0 || update < f.from {
+		f.since, f.from = max(now, 1), update
+		return
+	}
+	if now < f.since+every || update < f.from+timedSteps {
+		return
+	}
+	f.last = (now - f.since).Seconds() / float64(update-f.from)
+	f.since, f.from = now, update
+	if f.usual == 0 {
+		return
+	}
+	switch {
+	case f.last > f.usual*(1+gainNeeded): // it has done harm, or things have changed since: another may well help
+		f.vain = 0
+	case f.due && f.last > f.usual*(1-gainNeeded/2):
+		f.vain = min(f.vain+1, mostVain)
+	case f.due:
+		f.vain = 0
+	}
+	if f.due {
+		f.due, f.usual = false, f.last
+	}
+}
 
 // usual is the median of what members take for a shard; 0: nobody knows.
 func (l *Leader) usual() float64 {
@@ -200,13 +244,14 @@ func (l *Leader) idles(c *candidate, h hand) {
 }
 
 // deal looks for a better deal among the members of the view in force: shards for those who have caught up at once, shards
-// that follow the speeds when that gains enough.
+// that follow the speeds when that gains enough, ever less often while it turns out that it gained nothing.
 func (l *Leader) deal(now time.Duration, s *State, j *Job, fresh bool, caught int) []Command {
 	if fresh {
 		return nil
 	}
 	if caught == 0 {
-		if due := max(l.viewAt+l.c.Times.DealEvery, l.dealt+l.c.Times.FailAfter); now < due {
+		l.followed.time(now, l.c.Times.DealEvery, j.Update)
+		if due := max(l.viewAt+l.c.Times.DealEvery<<l.followed.vain, l.dealt+l.c.Times.FailAfter); now < due || l.followed.due {
 			return nil
 		}
 		l.dealt = now
@@ -278,6 +323,9 @@ func (l *Leader) deal(now time.Duration, s *State, j *Job, fresh bool, caught in
 			return nil
 		}
 		v.Members[r] = Member{Worker: m.Worker, Shards: hands[i].gets, ValShards: hands[i].gets}
+	}
+	if caught == 0 {
+		l.followed = following{view: v.Base + 1, vain: l.followed.vain, due: l.followed.last > 0, usual: l.followed.last}
 	}
 	return append(out, Command{SetView: v})
 }

@@ -141,8 +141,13 @@ func (s *stage) do(args []string) error {
 		}
 	case "set": // NAME key=value: speed, skew, inbound, stuck, faulty, fail
 		a := s.actor(words[0])
-		a.shardSeconds, a.skew, a.inbound = max(atof(o["speed"]), 0.01), atof(o["skew"]), atof(o["inbound"])
+		a.shardSeconds, a.skew, a.inbound = max(atof(o["speed"]), usualShard), atof(o["skew"]), atof(o["inbound"])
 		a.stuck, a.pretendsToBreak, a.st.Failure = o["stuck"] != "", o["faulty"], o["fail"]
+	case "crowd": // SECONDS: one core too few
+		s.crowd = atof(words[0])
+		for _, a := range s.actors {
+			a.skew = 0
+		}
 	case "submit": // [shards=] [batch=] [epochs=] [min=] [name=] [train=hash]
 		spec := fmt.Sprintf(`{"shards":%d,"batch-size":%d,"epochs":%d,"name":%q,"keep-checkpoints":2}`, atoi(o["shards"], 4), atoi(o["batch"], 10), atoi(o["epochs"], 2), o["name"])
 		s.apply(Command{Submit: &Submit{Spec: json.RawMessage(spec), MinWorkers: uint32(atoi(o["min"], 0)), Data: Dataset{TrainSHA256: o["train"]}}})

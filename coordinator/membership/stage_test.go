@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// stage is a cluster of actors whose every step takes one tick.
+// stage is a cluster of actors whose every step takes one tick, and more while one of them is slow.
 type stage struct {
 	t      *testing.T
 	c      LeaderConfig
@@ -20,8 +20,12 @@ type stage struct {
 	index  uint64
 	now    time.Duration
 	actors []*actor
+	owed   float64 // ticks more that the step under way takes because somebody is slow
+	crowd  float64 // seconds a step for which the first of those with most shards waits for a core
 	out    bytes.Buffer
 }
+
+const usualShard = 0.01 // seconds
 
 // actor plays a worker.
 type actor struct {
@@ -70,7 +74,7 @@ func (s *stage) start(name string, o map[string]string) {
 	}
 	a := s.actors[i]
 	pid, id, hello := a.pid, a.id, a.hello
-	*a = actor{name: name, alive: true, pid: pid + 100, shardSeconds: max(atof(o["speed"]), 0.01)}
+	*a = actor{name: name, alive: true, pid: pid + 100, shardSeconds: max(atof(o["speed"]), usualShard)}
 	or := func(key, otherwise string) string {
 		if v := o[key]; v != "" {
 			return v
@@ -265,9 +269,23 @@ func (s *stage) step() {
 		}
 		whole = false
 	}
-	step := 0.0
+	if s.crowd > 0 && len(in) > 0 {
+		waiting := slices.MaxFunc(in, func(a, b *actor) int { return len(v.member(a.id).Shards) - len(v.member(b.id).Shards) })
+		for _, a := range in {
+			a.skew = 0
+		}
+		waiting.skew = s.crowd
+	}
+	step, over := 0.0, 0.0
 	for _, a := range in {
-		step = max(step, a.shardSeconds*float64(len(v.member(a.id).Shards)))
+		if n := float64(len(v.member(a.id).Shards)); n > 0 {
+			step = max(step, a.shardSeconds*n)
+			over = max(over, (a.shardSeconds-usualShard)*n+a.skew)
+		}
+	}
+	stepped := s.owed <= 0
+	if s.owed--; whole && stepped {
+		s.owed = over / (2 * usualShard)
 	}
 	for _, a := range in {
 		switch {
@@ -276,7 +294,9 @@ func (s *stage) step() {
 				a.st.Phase = Reducing
 			}
 		case a.st.CaughtUp && a.st.Update < job.Updates():
-			a.st.Update++
+			if stepped {
+				a.st.Update++
+			}
 			a.st.Phase = Computing
 		case a.st.CaughtUp:
 			a.st.Finished = true
