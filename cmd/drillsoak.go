@@ -130,10 +130,14 @@ func (s soaked) print(e *env, o soakOptions) error {
 	for _, f := range o.faults {
 		injected = append(injected, fmt.Sprintf("%d %s", s.Injected[f], f))
 	}
+	goodput := "not known: faults left no epoch undisturbed; give it more --minutes, or more time between faults (--every)"
+	if s.StepSeconds > 0 {
+		goodput = fmt.Sprintf("%.1f %%: %s of %s, at %s a step of an undisturbed epoch", 100*s.Share, span(seconds(s.UsefulSeconds)), span(seconds(s.WallSeconds)), milliseconds(s.StepSeconds))
+	}
 	rows := [][]string{
 		{"faults injected", fmt.Sprintf("%s; one every %s on average", strings.Join(injected, ", "), o.every)},
 		{"committed steps", thousands(uint64(s.CommittedSteps))},
-		{"goodput", fmt.Sprintf("%.1f %%: %s of %s, at %s a step of an undisturbed epoch", 100*s.Share, span(seconds(s.UsefulSeconds)), span(seconds(s.WallSeconds)), milliseconds(s.StepSeconds))},
+		{"goodput", goodput},
 		{"noticed after", fmt.Sprintf("median %s, p99 %s", span(seconds(s.DetectMedian)), span(seconds(s.DetectP99)))},
 		{"next step after", fmt.Sprintf("median %s, p99 %s", span(seconds(s.RecoverMedian)), span(seconds(s.RecoverP99)))},
 		{"unrecoverable", fmt.Sprint(s.Unrecoverable)},

@@ -94,7 +94,7 @@ type Leader struct {
 	again    int           // views in a row made because of faults without an update in between
 	looked   uint64        // update at which speeds were looked at last
 	dealt    time.Duration // when a better deal was last looked for
-	followed following
+	followed following     // how well it served
 	newcomer time.Duration // when a worker last became ready
 	settling time.Duration // since when there are enough workers for the first view; 0: there are not
 	noState  time.Duration // since when nobody has the job's state; 0: somebody has
